@@ -1,0 +1,210 @@
+//! Every bound of the server: its name and unit, why it has its value, and what happens when it is reached.
+//!
+//! Constants are fixed for the build; [`Limits`] holds what an operator may set. Relations between bounds are `const` assertions
+//! at the end, so that a change which breaks one does not compile. [`Limits::memory_plan`] adds everything up.
+
+use crate::time::TICK_MS;
+
+// ---- the wire ---------------------------------------------------------------------------------------------------------------
+
+/// Bytes of an upgrade request, request line and headers. Above: 431 and close.
+pub const REQUEST_HEAD_BYTES_MAX: usize = 8 * 1024;
+/// Headers of an upgrade request. Above: 431 and close.
+pub const REQUEST_HEADERS_MAX: usize = 64;
+/// Time from accept to a complete upgrade, and from there to the `connect` frame, in ms. Above: close. Ends a header drip.
+pub const HANDSHAKE_DEADLINE_MS: u64 = 10_000;
+/// Time for the peer to answer our close frame, and for an HTTP refusal to be read, in ms. Above: the socket is closed as it is.
+pub const CLOSE_LINGER_MS: u64 = 2_000;
+/// Payload of a control frame in bytes (RFC 6455 §5.5). Above: 1002.
+pub const CONTROL_PAYLOAD_BYTES_MAX: usize = 125;
+/// Nesting of `data` and `state`. Above: `error` `bad_json`.
+pub const DATA_DEPTH_MAX: usize = 128;
+/// Nesting of the envelope itself. Above: `error` `bad_json`.
+pub const ENVELOPE_DEPTH_MAX: usize = 8;
+/// Bytes of a room id, as unescaped UTF-8. Above: `error`.
+pub const ROOM_ID_BYTES_MAX: usize = 256;
+/// Bytes of a user id, as unescaped UTF-8. Above: `error`.
+pub const USER_ID_BYTES_MAX: usize = 128;
+/// Bytes of the raw JSON of an `id` that a question carries and its answer repeats. Above: `error`.
+pub const REQUEST_ID_BYTES_MAX: usize = 64;
+/// Bytes of a publication's `key`. Above: `error`.
+pub const KEY_BYTES_MAX: usize = 256;
+/// The largest integer on the wire: 2^53 - 1, the largest that a JavaScript client holds exactly.
+pub const INTEGER_MAX: u64 = (1 << 53) - 1;
+/// Bytes of one page of members. Above: the page carries a `cursor`.
+pub const PRESENCE_PAGE_BYTES_MAX: usize = 32 * 1024;
+
+// ---- sessions and sequence --------------------------------------------------------------------------------------------------
+
+/// Undecided commands of a session. At it the server stops reading the connection. 64, so that decided ones fit a `u64` map.
+pub const WINDOW: u32 = 64;
+/// Commands in a session's reorder buffer. At it the buffer is freed and `nack` sent again.
+pub const REORDER_COMMANDS_MAX: usize = 64;
+/// Bytes in a session's reorder buffer. At it the buffer is freed and `nack` sent again.
+pub const REORDER_BYTES_MAX: usize = 64 * 1024;
+/// Age of the oldest command in a reorder buffer, in ms. At it: `throng.v1` frees and nacks, plain executes and says `seq_skipped`.
+pub const REORDER_AGE_MS: u64 = 2_000;
+/// Times that the reorder buffer of one gap may overflow or expire. At it: 4203.
+pub const REORDER_FAILURES_MAX: u8 = 3;
+
+// ---- sending ----------------------------------------------------------------------------------------------------------------
+
+/// Bytes that one send may coalesce by copying. Above: another send in the next submission.
+pub const COALESCE_BYTES_MAX: usize = 16 * 1024;
+/// Bytes of the scratch that coalesced sends of one submission share. Full: the driver submits and settles, then goes on.
+pub const SCRATCH_BYTES: usize = 1024 * 1024;
+/// Deliveries of fan-out in one loop turn, per shard. At it the passes pause until the next turn (about 2 µs a delivery).
+pub const FANOUT_PER_TURN: usize = 4_096;
+/// Fan-out passes that wait on one shard. At it the shard takes no further consequence until one is done.
+pub const PASSES_MAX: usize = 4_096;
+/// Bytes of recycled frame buffers that a shard keeps. Above: they go back to the allocator.
+pub const FRAME_POOL_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+// ---- shards and lanes -------------------------------------------------------------------------------------------------------
+
+/// Shards of a process. 10 bits of a session's id.
+pub const SHARDS_MAX: usize = 1_024;
+/// Connections of one shard. 22 bits of a session's id.
+pub const SHARD_CONNECTIONS_MAX: usize = 1 << 22;
+/// Free places that a home needs in every consequence lane that a command may touch before it takes the command.
+pub const CONSEQUENCES_PER_COMMAND_MAX: usize = 4;
+/// Places of all lanes into one shard, shared out among its peers. Full: senders wait, back to the socket.
+pub const LANE_PLACES_TOTAL: usize = 8_192;
+/// Places of one lane at least.
+pub const LANE_PLACES_MIN: usize = 32;
+/// Bytes of payload that one lane may hold, beyond one message of any size. Full: as a full lane.
+pub const LANE_BYTES_MAX: usize = 1024 * 1024;
+/// Mesh messages taken in one loop turn. At it the rest waits for the next turn.
+pub const MESH_PER_TURN: usize = 4_096;
+
+/// Places of one lane between two of `shards` shards.
+pub const fn lane_places(shards: usize) -> usize {
+    let share = LANE_PLACES_TOTAL / if shards == 0 { 1 } else { shards };
+    if share < LANE_PLACES_MIN { LANE_PLACES_MIN } else { share }
+}
+
+// ---- the ring ---------------------------------------------------------------------------------------------------------------
+
+/// Entries of a submission queue. Full: submit and settle.
+pub const SUBMISSION_ENTRIES: u32 = 4_096;
+/// Entries of a completion queue. Beyond it the kernel keeps an overflow list, which is flushed and counted.
+pub const COMPLETION_ENTRIES: u32 = 32_768;
+/// Completions handled in one turn. At it the rest waits for the next turn.
+pub const COMPLETIONS_PER_TURN: usize = 8_192;
+/// Receive buffers of a shard; with `INC` each serves many small receives.
+pub const RECEIVE_BUFFERS: u16 = 64;
+/// Bytes of one receive buffer.
+pub const RECEIVE_BUFFER_BYTES: u32 = 64 * 1024;
+/// Unread bytes that the driver keeps for all paused connections of a shard. Above: the largest is closed with 4103.
+pub const STASH_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Places for sockets that are being refused, per shard. At it accepting pauses, so that a refusal can still be said.
+pub const REFUSALS_IN_FLIGHT_MAX: usize = 256;
+/// Unsent bytes that the kernel queues for a socket (`TCP_NOTSENT_LOWAT`): what a ping may have to wait behind.
+pub const NOTSENT_LOWAT_BYTES: u32 = 16 * 1024;
+/// Pending connections of a listener; the kernel clips it to `net.core.somaxconn`.
+pub const LISTEN_BACKLOG: i32 = 65_535;
+
+// ---- rooms and presence -----------------------------------------------------------------------------------------------------
+
+/// Window over which presence changes of a room are joined into one diff, in ms.
+pub const PRESENCE_COALESCE_MS: u64 = 250;
+/// The same for rooms above [`PRESENCE_SLOW_MEMBERS`], and the period of `counts`.
+pub const PRESENCE_COALESCE_SLOW_MS: u64 = 1_000;
+/// Members above which diffs are sent once a second.
+pub const PRESENCE_SLOW_MEMBERS: u32 = 100;
+/// How long a room's epoch and offset outlive its last member, in ms (the default age of a history).
+pub const ROOM_IDLE_MS: u64 = 600_000;
+/// Rooms without members that a shard keeps. Above: the oldest is forgotten early, and counted.
+pub const ROOMS_IDLE_MAX: usize = 65_536;
+/// Longest time that a change waits between two shards under load, in ms: an allowance in the ghost bound.
+pub const MESH_DELAY_MS: u64 = 500;
+/// The ghost bound: a vanished peer is gone from every presence within this time, in ms.
+pub const GHOST_BOUND_MS: u64 = 30_000;
+
+// ---- memory -----------------------------------------------------------------------------------------------------------------
+
+/// Bytes of records that one connection may take: connection, session, one membership with presence, its user.
+pub const CONNECTION_BYTES_MAX: usize = 256;
+/// Bytes of an upgrade in flight: its partial head and its answer.
+pub const HANDSHAKE_BYTES_MAX: usize = REQUEST_HEAD_BYTES_MAX + 1024;
+/// Smallest budget for what is not reserved: assemblers, backlogs, reorder buffers, presence state, rooms.
+pub const FLEX_BYTES_MIN: usize = 8 * 1024 * 1024;
+/// The same when `--memory-max` does not say.
+pub const FLEX_BYTES_DEFAULT: usize = 256 * 1024 * 1024;
+
+/// What an operator may set. [`Limits::default`] is PROTOCOL §8.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// Connections over all shards. The next gets 503 with `Retry-After`.
+    pub connections_max: usize,
+    /// Bytes that the process may use beyond its fixed part and its reserved records (`flex`), over all shards. When it runs
+    /// short: refuse new connections, then close the slowest consumers.
+    pub flex_bytes_max: usize,
+    /// Bytes of a message. Above: close 1009.
+    pub message_bytes_max: usize,
+    /// Bytes that wait for a connection's socket. Above: 4102. Never less than two messages.
+    pub send_queue_bytes_max: usize,
+    /// Rooms of a connection. Above: `error` `too_many_rooms`.
+    pub rooms_per_connection_max: usize,
+    /// Members of a room. Above: `error` `room_full`.
+    pub members_per_room_max: usize,
+    /// Members up to which a room has a list and diffs. Above: counts.
+    pub presence_members_max: usize,
+    /// Bytes of the presence state of a connection. Above: `error` `state_too_large`.
+    pub presence_state_bytes_max: usize,
+    /// Silence after which a connection in a room is pinged, in ms.
+    pub heartbeat_ms: u64,
+    /// Silence after which a connection in no room is pinged, in ms.
+    pub heartbeat_idle_ms: u64,
+    /// Time for the answer to a ping, in ms.
+    pub timeout_ms: u64,
+    /// How long an abnormally closed session keeps its presence, in ms.
+    pub presence_grace_ms: u64,
+    /// See [`REORDER_AGE_MS`].
+    pub reorder_age_ms: u64,
+    /// See [`HANDSHAKE_DEADLINE_MS`].
+    pub handshake_deadline_ms: u64,
+    /// See [`lane_places`]; tests make lanes tiny.
+    pub lane_places: Option<usize>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            connections_max: 16_384,
+            flex_bytes_max: FLEX_BYTES_DEFAULT,
+            message_bytes_max: 65_536,
+            send_queue_bytes_max: 256 * 1024,
+            rooms_per_connection_max: 128,
+            members_per_room_max: 1_000_000,
+            presence_members_max: 1_000,
+            presence_state_bytes_max: 1_024,
+            heartbeat_ms: 12_000,
+            heartbeat_idle_ms: 25_000,
+            timeout_ms: 6_000,
+            presence_grace_ms: 8_000,
+            reorder_age_ms: REORDER_AGE_MS,
+            handshake_deadline_ms: HANDSHAKE_DEADLINE_MS,
+            lane_places: None,
+        }
+    }
+}
+
+impl Limits {
+    /// Places of one lane between two of `shards` shards.
+    pub fn lane_places(&self, shards: usize) -> usize {
+        self.lane_places.unwrap_or(lane_places(shards)).max(CONSEQUENCES_PER_COMMAND_MAX)
+    }
+
+    /// The time within which a vanished peer leaves every presence, in ms, with these settings.
+    pub fn ghost_bound_ms(&self) -> u64 {
+        self.heartbeat_ms + self.timeout_ms + self.presence_grace_ms + 2 * TICK_MS + PRESENCE_COALESCE_SLOW_MS + MESH_DELAY_MS
+    }
+}
+
+const _: () = assert!(12_000 + 6_000 + 8_000 + 2 * TICK_MS + PRESENCE_COALESCE_SLOW_MS + MESH_DELAY_MS <= GHOST_BOUND_MS);
+const _: () = assert!(COALESCE_BYTES_MAX <= SCRATCH_BYTES);
+const _: () = assert!(LANE_PLACES_MIN >= CONSEQUENCES_PER_COMMAND_MAX);
+const _: () = assert!(WINDOW as usize <= u64::BITS as usize);
+const _: () = assert!(SHARDS_MAX * SHARD_CONNECTIONS_MAX <= 1 << 32);
+const _: () = assert!(RECEIVE_BUFFERS.is_power_of_two());
