@@ -521,3 +521,6 @@ impl AssemblerPool {
         assembler
     }
 }
+
+#[cfg(test)]
+mod tests;
