@@ -216,3 +216,6 @@ pub fn read_response(bytes: &[u8]) -> ResponseHead<'_> {
     let (status, headers_count) = (parsed.code.unwrap_or(0), parsed.headers.len());
     ResponseHead::Complete { response: Response { status, headers, headers_count }, head_bytes: end }
 }
+
+#[cfg(test)]
+mod tests;

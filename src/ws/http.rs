@@ -238,11 +238,12 @@ fn refusal(error: httparse::Error, head: &[u8]) -> RequestError {
     }
 }
 
-/// True if the request line ends with a well-formed HTTP version (RFC 9112 §2.3), known or not.
+/// True for a request line of three parts whose last is a well-formed HTTP version (RFC 9112 §2.3), known or not.
 fn names_another_version(head: &[u8]) -> bool {
     let line = head.split(|byte| *byte == b'\r').next().unwrap_or(head);
-    match line.rsplit(|byte| *byte == b' ').next() {
-        Some([b'H', b'T', b'T', b'P', b'/', major, b'.', minor]) => major.is_ascii_digit() && minor.is_ascii_digit(),
+    let mut parts = line.split(|byte| *byte == b' ').skip(2);
+    match (parts.next(), parts.next()) {
+        (Some([b'H', b'T', b'T', b'P', b'/', major, b'.', minor]), None) => major.is_ascii_digit() && minor.is_ascii_digit(),
         _ => false,
     }
 }
