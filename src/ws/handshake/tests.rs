@@ -14,10 +14,9 @@ const EXAMPLE: &str = "GET /chat HTTP/1.1\r\nHost: server.example.com\r\nUpgrade
     Sec-WebSocket-Version: 13\r\n\r\n";
 
 fn request(bytes: &[u8]) -> Request<'_> {
-    match read_head(bytes) {
-        Head::Complete { request, head_bytes } if head_bytes == bytes.len() => request,
-        other => panic!("not a whole head: {other:?}"),
-    }
+    let Head::Complete { request, head_bytes } = read_head(bytes) else { panic!("not a whole head") };
+    assert_eq!(head_bytes, bytes.len());
+    request
 }
 
 /// The HTTP status that a request is answered with; 101 if it is a correct upgrade, 100 if it is incomplete.
@@ -162,6 +161,24 @@ fn requests_without_an_extra_line_are_judged_strictly() {
         for end in 0..text.len() {
             let early = status(&text.as_bytes()[..end]);
             assert!(early == 100 || (early == *expected && early != 101), "{early} after {end} bytes of {text}");
+        }
+    }
+}
+
+#[test]
+fn a_damaged_request_gets_the_same_verdict_however_it_came() {
+    let text = upgrade_request(&[], "Origin: null\r\nSec-WebSocket-Protocol: a, b\r\n").replacen("/", "/ws?user=%41", 1);
+    let damage = [0, b'\t', b'\n', b'\r', b' ', b',', b'/', b':', b'=', b'%', b'#', b'?', b'A', b'1', 0x7f, 0x80, 0xc3, 0xff];
+    for at in 0..text.len() {
+        for byte in damage {
+            let mut bytes = text.clone().into_bytes();
+            bytes[at] = byte;
+            let whole = status(&bytes);
+            for end in at..bytes.len() {
+                let early = status(&bytes[..end]);
+                // A line end in the wrong place may end the head early; then what follows is no part of it.
+                assert!(early == 100 || early == whole, "{early} {whole} {end} {at} {byte}");
+            }
         }
     }
 }
@@ -338,12 +355,10 @@ fn the_tungstenite_server_accepts_the_request_that_we_write() {
 
 #[test]
 fn an_answer_is_accepted_only_if_it_answers_the_request() {
-    let accepts = |text: &str, protocol: Option<&str>| match read_response(text.as_bytes()) {
-        ResponseHead::Complete { response, head_bytes } => {
-            assert_eq!(head_bytes, text.len());
-            response.accepts(KEY, protocol)
-        }
-        other => panic!("{other:?}"),
+    let accepts = |text: &str, protocol: Option<&str>| {
+        let ResponseHead::Complete { response, head_bytes } = read_response(text.as_bytes()) else { panic!("not a whole head") };
+        assert_eq!(head_bytes, text.len());
+        response.accepts(KEY, protocol)
     };
     let mut out = Vec::new();
     write_upgrade(&mut out, KEY, None);

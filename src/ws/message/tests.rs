@@ -258,6 +258,31 @@ fn random_messages_in_random_fragments_and_chunks_come_out_as_they_went_in() {
     }
 }
 
+#[test]
+fn a_damaged_stream_gets_the_same_verdict_however_it_is_cut() {
+    let (bytes, _) = script();
+    for seed in 0..3_000 {
+        let mut random = Random(seed);
+        let mut damaged = bytes.clone();
+        for _ in 0..random.below(3) + 1 {
+            let at = random.below(damaged.len());
+            damaged[at] ^= 1 << random.below(8);
+        }
+        let message_bytes_max = [3, 100, MAX][random.below(3)];
+        let mut whole = Reader::default();
+        whole.feed(&damaged, message_bytes_max);
+        let (bytewise, _) = read_bytewise(&damaged, message_bytes_max);
+        assert_eq!(bytewise, whole.seen, "seed {seed}");
+        let mut chunked = Reader::default();
+        let mut rest = damaged.as_slice();
+        while !rest.is_empty() {
+            let (chunk, after) = rest.split_at(random.below(rest.len()) + 1);
+            rest = if chunked.feed(chunk, message_bytes_max) { after } else { &[] };
+        }
+        assert_eq!(chunked.seen, whole.seen, "seed {seed}");
+    }
+}
+
 /// Takes what a client writes.
 struct Wire(Vec<u8>);
 
