@@ -489,3 +489,6 @@ fn since(raw: &str) -> Option<Since<'_>> {
     }
     Some(Since { epoch: epoch?, offset: offset? })
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,6 +17,8 @@ pub mod id64;
 pub mod member;
 pub mod scan;
 pub mod sequence;
+#[cfg(test)]
+mod testing;
 
 pub use command::{Command, Envelope, Fault, Since, decode};
 pub use error_code::ErrorCode;

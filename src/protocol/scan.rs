@@ -470,3 +470,6 @@ pub(crate) fn plain_prefix(bytes: &[u8]) -> usize {
 }
 
 const _: () = assert!(DATA_DEPTH_MAX <= u128::BITS as usize);
+
+#[cfg(test)]
+mod tests;
