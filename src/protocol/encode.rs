@@ -457,3 +457,6 @@ fn epoch(out: &mut Vec<u8>, epoch: u64) {
     write_id64(out, epoch);
     out.push(b'"');
 }
+
+#[cfg(test)]
+mod tests;

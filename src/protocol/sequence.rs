@@ -449,3 +449,6 @@ impl Early {
 
 const _: () = assert!(REORDER_BYTES_MAX <= u32::MAX as usize);
 const _: () = assert!(WINDOW == u64::BITS);
+
+#[cfg(test)]
+mod tests;

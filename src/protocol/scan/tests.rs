@@ -1,3 +1,5 @@
+#![allow(clippy::unwrap_used)]
+
 use super::super::testing::Random;
 use super::*;
 use serde_json::value::RawValue;
