@@ -28,5 +28,5 @@ pub use buffers::{Buffers, BuffersConfig};
 pub use entry::{Entry, SocketOption};
 pub use op::{Completion, Op, UserData};
 pub use probe::{Kernel, Obstacle};
-pub use ring::{Full, Ring, RingConfig, RingCounters, Send, Wait};
+pub use ring::{Batch, Full, Ring, RingConfig, RingCounters, Send, Wait};
 pub use waker::Waker;

@@ -17,6 +17,7 @@ use socket2::SockAddr;
 use std::cell::UnsafeCell;
 use std::collections::VecDeque;
 use std::io;
+use std::marker::PhantomData;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
@@ -69,6 +70,44 @@ const SEND_BYTES_MAX: usize = 0x7fff_f000;
 /// The submission queue is full: call [`Ring::enter`], then push again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
+
+/// What is submitted by one [`Ring::enter_with`], beyond what was pushed before.
+pub struct Batch<'ring, 'bytes> {
+    queue: squeue::SubmissionQueue<'ring>,
+    // Only behind `&mut`, so that `'bytes` can't be shortened to less than the call.
+    lent: PhantomData<&'bytes [u8]>,
+}
+
+impl<'bytes> Batch<'_, 'bytes> {
+    /// Adds a send.
+    ///
+    /// # Errors
+    /// [`Full`]; nothing was added.
+    ///
+    /// # Panics
+    /// If it is longer than 2 GiB - 4 KiB.
+    pub fn send(&mut self, send: Send<'bytes>) -> Result<(), Full> {
+        assert!(send.bytes.len() <= SEND_BYTES_MAX, "a send of {} bytes", send.bytes.len());
+        // MSG_WAITALL: without it a short count would be a success, and silent.
+        let entry = opcode::Send::new(Fixed(send.slot), send.bytes.as_ptr(), send.bytes.len() as u32)
+            .flags(libc::MSG_DONTWAIT | libc::MSG_WAITALL | libc::MSG_NOSIGNAL)
+            .build()
+            .flags(Flags::SKIP_SUCCESS)
+            .user_data(UserData::new(Op::Send, send.ticket, 0).bits());
+        // SAFETY: the bytes are borrowed for longer than the call of `enter_with`, at whose end the kernel has run the send. If that
+        // end is not reached in order, `lending` stays set and the entry is never submitted.
+        unsafe { self.queue.push(&entry) }.map_err(|_| Full)
+    }
+
+    /// Adds any other operation.
+    ///
+    /// # Errors
+    /// [`Full`]; nothing was added.
+    pub fn push(&mut self, entry: &Entry) -> Result<(), Full> {
+        // SAFETY: an `Entry` points at no memory, or at statics (see `entry`).
+        unsafe { self.queue.push(&entry.0) }.map_err(|_| Full)
+    }
+}
 
 /// What a ring counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -244,33 +283,30 @@ impl Ring {
     /// # Panics
     /// If there are more sends than [`Ring::room`], or one is too long.
     pub fn enter<'bytes>(&mut self, sends: impl IntoIterator<Item = Send<'bytes>>, wait: Wait) -> io::Result<()> {
+        let fill = |batch: &mut Batch<'_, 'bytes>| {
+            for send in sends {
+                assert!(batch.send(send).is_ok(), "more sends than the submission queue has room for");
+            }
+        };
+        self.enter_with(fill, wait)
+    }
+
+    /// As [`Ring::enter`], where `fill` decides the order of sends and other operations: the kernel runs them in the order of
+    /// the queue, so the close of a slot comes after its last send.
+    ///
+    /// # Errors
+    /// As [`Ring::enter`].
+    pub fn enter_with<'bytes>(&mut self, fill: impl FnOnce(&mut Batch<'_, 'bytes>), wait: Wait) -> io::Result<()> {
         if self.lending {
             return Err(io::Error::from_raw_os_error(libc::EBADFD));
         }
         self.lending = true;
         self.buffers.publish();
-        self.push_sends(sends);
+        fill(&mut Batch { queue: self.io.submission(), lent: PhantomData });
         self.submit(if self.reaped.is_empty() { wait } else { Wait::Poll })?;
         self.addresses.clear();
         self.lending = false;
         self.reap_all()
-    }
-
-    fn push_sends<'bytes>(&mut self, sends: impl IntoIterator<Item = Send<'bytes>>) {
-        let mut queue = self.io.submission();
-        for send in sends {
-            assert!(send.bytes.len() <= SEND_BYTES_MAX, "a send of {} bytes", send.bytes.len());
-            // MSG_WAITALL: without it a short count would be a success, and silent.
-            let entry = opcode::Send::new(Fixed(send.slot), send.bytes.as_ptr(), send.bytes.len() as u32)
-                .flags(libc::MSG_DONTWAIT | libc::MSG_WAITALL | libc::MSG_NOSIGNAL)
-                .build()
-                .flags(Flags::SKIP_SUCCESS)
-                .user_data(UserData::new(Op::Send, send.ticket, 0).bits());
-            // SAFETY: the bytes are borrowed for the whole call of `enter`, at whose end the kernel has run the send. If that end is
-            // not reached in order, `lending` stays set and the entry is never submitted.
-            let pushed = unsafe { queue.push(&entry) };
-            assert!(pushed.is_ok(), "more sends than the submission queue has room for");
-        }
     }
 
     /// Enters the kernel until nothing is left in the submission queue; waits in the first call only.
@@ -365,6 +401,11 @@ impl Ring {
     /// Completions that were reaped and not handed out yet.
     pub fn pending_completions(&self) -> usize {
         self.reaped.len()
+    }
+
+    /// A look at those completions, from the one that is handed out as number `start`.
+    pub fn completions_from(&self, start: usize) -> impl Iterator<Item = &Completion> {
+        self.reaped.range(start.min(self.reaped.len())..)
     }
 
     /// What receives go into.

@@ -258,3 +258,21 @@ fn a_full_submission_queue_is_said_and_nothing_is_lost() {
     ring.enter([], Wait::Poll).unwrap();
     assert_eq!((ring.room(), ring.pending_completions()), (64, 64));
 }
+
+#[test]
+fn a_close_after_a_send_in_one_submission_loses_no_byte() {
+    let mut ring = ring();
+    let (_listener, mut client, slot) = connection(&mut ring);
+    let bytes = pattern(8_000);
+    ring.enter_with(
+        |batch| {
+            batch.send(Send { slot, ticket: 0, bytes: &bytes }).unwrap();
+            batch.push(&Entry::close(slot, 0)).unwrap();
+        },
+        Wait::Poll,
+    )
+    .unwrap();
+    let mut received = Vec::new();
+    client.read_to_end(&mut received).unwrap();
+    assert_eq!(received, bytes);
+}
