@@ -1,1 +1,8 @@
-//! Not built yet.
+//! Everything around the shards of a running server: settings, memory plan, address lock, admin HTTP, metrics, and its life from
+//! start to drained end.
+//!
+//! Nothing here is on the path of a message. A shard is reached only by orders, and read only by snapshots.
+#![forbid(unsafe_code)]
+
+pub mod config;
+pub mod memory;
