@@ -5,5 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod data_plane;
 pub mod lock;
 pub mod memory;
+pub mod metrics;
