@@ -4,6 +4,7 @@
 //! Nothing here is on the path of a message. A shard is reached only by orders, and read only by snapshots.
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod config;
 pub mod data_plane;
 pub mod lock;

@@ -8,6 +8,7 @@
 //! Invariant: a counter never falls, whatever snapshot comes (the recorder keeps the maximum).
 
 mod process;
+pub(super) use process::resident_bytes;
 mod table;
 
 use super::data_plane::{LAG_BOUNDS_US, Snapshot};
