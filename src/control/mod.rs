@@ -5,8 +5,12 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod backend;
 pub mod config;
 pub mod data_plane;
+pub mod life;
 pub mod lock;
 pub mod memory;
 pub mod metrics;
+pub mod notify;
+pub mod serve;

@@ -5,6 +5,7 @@
 //! is [`check`]'s; what the keys are is [`keys`]'s.
 
 pub mod check;
+pub mod flags;
 pub mod keys;
 pub mod units;
 
@@ -118,8 +119,9 @@ impl Config {
         &self.origins[index]
     }
 
-    /// The whole configuration as TOML that [`Config::load`] reads back, with the origin of each value.
-    pub fn print(&self) -> String {
+    /// The whole configuration as TOML that [`Config::load`] reads back, with the origin of each value, and with what an `auto`
+    /// came to, where `resolved` tells it by key.
+    pub fn print(&self, resolved: &[(&str, String)]) -> String {
         let lines: Vec<String> =
             KEYS.iter().map(|key| format!("{} = {}", key.name, (key.value)(&self.settings).to_toml())).collect();
         let width = lines.iter().map(String::len).max().unwrap_or(0);
@@ -132,8 +134,14 @@ impl Config {
                 Origin::Flag => format!("flag --{}", key.name),
             };
             // A path may hold any character but must not end the comment.
+            let came_to = match (key.value)(&self.settings) {
+                Value::Auto => {
+                    resolved.iter().find(|(name, _)| *name == key.name).map_or(String::new(), |(_, value)| format!(": {value}"))
+                }
+                _ => String::new(),
+            };
             let origin: String = origin.chars().map(|character| if character.is_control() { '?' } else { character }).collect();
-            text.push_str(&format!("{line:width$}  # {origin}\n"));
+            text.push_str(&format!("{line:width$}  # {origin}{came_to}\n"));
         }
         text
     }
@@ -365,8 +373,9 @@ mod tests {
     fn what_is_printed_is_the_file_that_gives_the_same_settings() {
         let text = "shards = 3\nmemory-max = \"1G\"\necho = true\nlog = \"debug\"\nlisten = \"[::1]:9\"\ndrain-seconds = 3\nlane-places = \"auto\"\n";
         let config = from_file(text).unwrap();
-        let printed = config.print();
-        assert!(printed.contains("# t.toml:1\n") && printed.contains("# default\n"), "{printed}");
+        let printed =
+            config.print(&[("shards", "9".into()), ("memory-max", "8".into()), ("send-queue-bytes-max", "7 bytes".into())]);
+        assert!(printed.contains("# t.toml:1\n") && printed.contains("# default: 7 bytes\n"), "{printed}");
         assert_eq!(from_file(&printed).unwrap().settings, config.settings);
     }
 }
