@@ -17,9 +17,11 @@ use crate::close::CloseReason;
 use crate::shard::stats::{MemoryUse, Refusal};
 use metrics::{Counter, Gauge, Key, KeyName, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use table::{Kind, SHARD_SERIES, TOTALS};
 
+const ACCEPT_ERRORS: &str = "throng_accept_errors_total";
 const METADATA: Metadata<'static> = Metadata::new("throng", Level::INFO, None);
 
 /// What does not change while the server runs.
@@ -55,6 +57,8 @@ pub struct Exporter {
     refusals: Vec<Handle>,
     memory: Vec<Handle>,
     ready: Gauge,
+    /// For series whose labels are not known beforehand.
+    recorder: std::sync::Arc<PrometheusRecorder>,
 }
 
 impl std::fmt::Debug for Exporter {
@@ -125,10 +129,11 @@ impl Exporter {
         register(Kind::Gauge, "throng_build_info", "Always 1; the version is its label", version).put(1);
         recorder.describe_gauge(KeyName::from("throng_ready"), None, "1 while /readyz answers 200".into());
         let ready = recorder.register_gauge(&Key::from_static_name("throng_ready"), &METADATA);
+        recorder.describe_counter(KeyName::from(ACCEPT_ERRORS), None, "Accepts that failed, by errno".into());
         let handle = recorder.handle();
         // A second exporter of the process (as in tests) keeps its own series and leaves the first one's recorder in place.
-        let _ = metrics::set_global_recorder(recorder);
-        Exporter { handle, totals, shards, closes, refusals, memory, ready }
+        let _ = metrics::set_global_recorder(std::sync::Arc::clone(&recorder));
+        Exporter { handle, totals, shards, closes, refusals, memory, ready, recorder }
     }
 
     /// The text of a scrape: `text/plain; version=0.0.4`.
@@ -157,6 +162,15 @@ impl Exporter {
         sum(&self.closes, &|snapshot, index| snapshot.shard.closes[index]);
         sum(&self.refusals, &|snapshot, index| snapshot.shard.refusals[index]);
         sum(&self.memory, &|snapshot, index| snapshot.shard.memory_bytes[index]);
+        // As many series as there are errnos that accept(2) knows.
+        let mut errnos = BTreeMap::<i32, u64>::new();
+        for (errno, count) in snapshots.iter().flat_map(|snapshot| &snapshot.driver.accept_errors) {
+            *errnos.entry(*errno).or_default() += count;
+        }
+        for (errno, count) in errnos {
+            let key = Key::from_parts(ACCEPT_ERRORS, vec![Label::new("errno", errno.to_string())]);
+            self.recorder.register_counter(&key, &METADATA).absolute(count);
+        }
         self.ready.set(f64::from(u8::from(ready)));
     }
 }
@@ -174,7 +188,7 @@ pub(super) fn parts(plan: &MemoryPlan) -> [(&'static str, usize); 4] {
 fn render_lag(snapshots: &[Snapshot], text: &mut String) {
     text.push_str("# HELP event_loop_lag_ms How late a turn of a shard's loop was, in ms\n# TYPE event_loop_lag_ms histogram\n");
     for (shard, snapshot) in snapshots.iter().enumerate() {
-        let stats = &snapshot.event_loop;
+        let stats = &snapshot.driver;
         let mut cumulative = 0;
         for (index, count) in stats.lag_counts.iter().enumerate() {
             cumulative += count;
@@ -190,14 +204,14 @@ fn render_lag(snapshots: &[Snapshot], text: &mut String) {
 /// The lag that a share of all turns did not exceed, in ms: the upper bound of its bucket. `None` before the first turn, and
 /// infinite above the last bound.
 pub fn lag_quantile_ms(snapshots: &[Snapshot], share: f64) -> Option<f64> {
-    let total: u64 = snapshots.iter().flat_map(|snapshot| &snapshot.event_loop.lag_counts).sum();
+    let total: u64 = snapshots.iter().flat_map(|snapshot| &snapshot.driver.lag_counts).sum();
     if total == 0 {
         return None;
     }
     let wanted = (total as f64 * share).ceil() as u64;
     let mut cumulative = 0;
     for (index, bound) in LAG_BOUNDS_US.iter().enumerate() {
-        cumulative += snapshots.iter().map(|snapshot| snapshot.event_loop.lag_counts[index]).sum::<u64>();
+        cumulative += snapshots.iter().map(|snapshot| snapshot.driver.lag_counts[index]).sum::<u64>();
         if cumulative >= wanted {
             return Some(*bound as f64 / 1_000.0);
         }
@@ -207,7 +221,7 @@ pub fn lag_quantile_ms(snapshots: &[Snapshot], share: f64) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::data_plane::LoopStats;
+    use super::super::data_plane::DriverStats;
     use super::*;
 
     fn exporter(shards: usize) -> Exporter {
@@ -221,9 +235,10 @@ mod tests {
         snapshot.shard.closes[CloseReason::NoPong as usize] = connections;
         snapshot.shard.refusals[Refusal::Capacity as usize] = connections;
         snapshot.shard.memory_bytes[MemoryUse::Backlog as usize] = connections;
-        snapshot.event_loop.lag_counts[0] = 3;
-        snapshot.event_loop.lag_counts[LAG_BOUNDS_US.len()] = 1;
-        snapshot.event_loop.lag_sum_us = 2_000_300;
+        snapshot.driver.accept_errors.insert(24, connections);
+        snapshot.driver.lag_counts[0] = 3;
+        snapshot.driver.lag_counts[LAG_BOUNDS_US.len()] = 1;
+        snapshot.driver.lag_sum_us = 2_000_300;
         snapshot
     }
 
@@ -254,6 +269,7 @@ mod tests {
         assert_eq!(value(&text, "throng_refusals_total{reason=\"capacity\"}"), Some(7.0));
         assert_eq!(value(&text, "throng_memory_bytes{use=\"backlog\"}"), Some(7.0));
         assert_eq!(value(&text, "throng_shard_connections{shard=\"1\"}"), Some(4.0));
+        assert_eq!(value(&text, "throng_accept_errors_total{errno=\"24\"}"), Some(7.0));
         assert_eq!(value(&text, "throng_ready"), Some(1.0));
         assert!(value(&text, "process_resident_memory_bytes").is_some_and(|bytes| bytes > 0.0));
     }
@@ -318,11 +334,11 @@ mod tests {
     #[test]
     fn a_quantile_is_the_bound_of_its_bucket() {
         let lag = |counts: &[(usize, u64)]| {
-            let mut event_loop = LoopStats::default();
+            let mut driver = DriverStats::default();
             for (bucket, count) in counts {
-                event_loop.lag_counts[*bucket] = *count;
+                driver.lag_counts[*bucket] = *count;
             }
-            lag_quantile_ms(&[Snapshot { event_loop, ..Snapshot::default() }], 0.99)
+            lag_quantile_ms(&[Snapshot { driver, ..Snapshot::default() }], 0.99)
         };
         assert_eq!(lag(&[]), None);
         assert_eq!(lag(&[(0, 100)]), Some(0.1));
