@@ -21,6 +21,8 @@ fn command() -> Command {
 }
 
 fn main() -> ExitCode {
+    // Here, before the first arena is mapped, belongs the one setting of the process that needs an unsafe call, and so a safe
+    // function of `uring`: PR_SET_THP_DISABLE, so that lazily touched arenas are not turned into huge pages.
     let matches = command().get_matches();
     match matches.subcommand() {
         Some(("serve", matches)) => serve::run(matches, &BACKEND),

@@ -38,8 +38,11 @@ pub struct Backend {
     /// Bytes of rings, lanes, scratch and buffers of so many shards.
     pub fixed_bytes: fn(usize, &Limits) -> usize,
     /// Starts the shards on an address; the address that they got.
-    pub start: fn(&Settings, &Effective) -> Result<(Arc<dyn DataPlane>, SocketAddr), String>,
+    pub start: fn(&Settings, &Effective) -> Result<Started, String>,
 }
+
+/// Running shards, and the address that they listen on.
+pub type Started = (Arc<dyn DataPlane>, SocketAddr);
 
 impl fmt::Debug for Backend {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -259,7 +262,11 @@ fn rfc3339(time: SystemTime) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::data_plane::Snapshot;
     use super::*;
+    use crate::time::Millis;
+    use std::io::{BufRead, Read};
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     #[test]
     fn dates_are_right_around_leap_days() {
@@ -277,5 +284,91 @@ mod tests {
     #[test]
     fn the_file_limit_is_raised_and_never_zero() {
         assert!(raise_files_max() > 0);
+    }
+
+    /// In the child of the test below: the port to serve on.
+    const CHILD_VARIABLE: &str = "SERVE_TEST_PORT";
+
+    /// Shards that hold one socket until they are told to drain.
+    struct Plane {
+        start: tokio::time::Instant,
+        drained: AtomicBool,
+    }
+
+    impl DataPlane for Plane {
+        fn snapshots(&self) -> Vec<Snapshot> {
+            vec![Snapshot::default(); 2]
+        }
+        fn order(&self, order: Order) {
+            if matches!(order, Order::Drain { .. }) {
+                self.drained.store(true, Ordering::Relaxed);
+            }
+        }
+        fn sockets(&self) -> usize {
+            usize::from(!self.drained.load(Ordering::Relaxed))
+        }
+        fn shards_running(&self) -> usize {
+            2
+        }
+        fn now(&self) -> Millis {
+            Millis(self.start.elapsed().as_millis() as u64)
+        }
+    }
+
+    fn serve_in_child(port: &str) -> ! {
+        let backend = Backend {
+            probe: || Ok(vec!["nothing".to_owned()]),
+            fixed_bytes: |_, _| 0,
+            start: |settings, _| {
+                let plane = Plane { start: tokio::time::Instant::now(), drained: AtomicBool::new(false) };
+                Ok((Arc::new(plane), settings.listen))
+            },
+        };
+        let listen = format!("127.0.0.1:{port}");
+        let words = ["throng", "--listen", &listen, "--admin", "127.0.0.1:0", "--shards", "2", "--drain-notice", "1h"];
+        let matches = clap::Command::new("throng").args(flags::arguments()).get_matches_from(words);
+        // ExitCode can't be looked into; the harness of the child must not print its own verdict over it.
+        std::process::exit(serve(&matches, &backend).map_or(99, i32::from));
+    }
+
+    fn get(admin: &str, path: &str) -> String {
+        let mut stream = std::net::TcpStream::connect(admin).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    #[test]
+    fn a_server_is_locked_ready_then_not_ready_then_gone_with_exit_code_0() {
+        if let Ok(port) = std::env::var(CHILD_VARIABLE) {
+            serve_in_child(&port);
+        }
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "control::serve::tests::a_server_is_locked_ready_then_not_ready_then_gone_with_exit_code_0",
+                "--nocapture",
+            ])
+            .env(CHILD_VARIABLE, port.to_string())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut lines = io::BufReader::new(child.stdout.take().unwrap()).lines().map(|line| line.unwrap());
+        let admin = lines.find_map(|line| Some(line.split_once("http://")?.1.trim_end_matches('/').to_owned())).unwrap();
+        assert!(lines.any(|line| line.contains("kernel lacks")));
+
+        let refusal = Lock::acquire(SocketAddr::from(([127, 0, 0, 1], port)), "").unwrap_err().to_string();
+        assert!(refusal.contains(&format!("process {} (since 2", child.id())), "{refusal}");
+        assert!(get(&admin, "/readyz").starts_with("HTTP/1.1 200"));
+
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        while !get(&admin, "/readyz").ends_with("draining\n") {}
+        assert!(get(&admin, "/metrics").contains("\nthrong_ready 0\n"));
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(0));
     }
 }

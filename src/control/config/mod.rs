@@ -134,12 +134,8 @@ impl Config {
                 Origin::Flag => format!("flag --{}", key.name),
             };
             // A path may hold any character but must not end the comment.
-            let came_to = match (key.value)(&self.settings) {
-                Value::Auto => {
-                    resolved.iter().find(|(name, _)| *name == key.name).map_or(String::new(), |(_, value)| format!(": {value}"))
-                }
-                _ => String::new(),
-            };
+            let resolved = resolved.iter().find(|(name, _)| *name == key.name && (key.value)(&self.settings) == Value::Auto);
+            let came_to = resolved.map_or(String::new(), |(_, value)| format!(": {value}"));
             let origin: String = origin.chars().map(|character| if character.is_control() { '?' } else { character }).collect();
             text.push_str(&format!("{line:width$}  # {origin}{came_to}\n"));
         }
@@ -250,7 +246,13 @@ fn toml_text(key: &Key, value: &DeValue<'_>) -> Result<String, String> {
             .map_err(|_| format!("{integer} is out of range")),
         DeValue::String(text) if takes_string || (key.auto && text == "auto") => Ok(text.to_string()),
         DeValue::Boolean(on) if key.kind == Kind::Switch => Ok(on.to_string()),
-        other => Err(format!("expected {expected}, found {}", other.type_str())),
+        DeValue::Integer(_)
+        | DeValue::String(_)
+        | DeValue::Boolean(_)
+        | DeValue::Float(_)
+        | DeValue::Datetime(_)
+        | DeValue::Array(_)
+        | DeValue::Table(_) => Err(format!("expected {expected}, found {}", value.type_str())),
     }
 }
 
