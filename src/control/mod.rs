@@ -14,3 +14,6 @@ pub mod memory;
 pub mod metrics;
 pub mod notify;
 pub mod serve;
+
+#[cfg(test)]
+mod tuning_tests;

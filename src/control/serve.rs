@@ -146,6 +146,7 @@ struct Server {
 impl Server {
     fn start(config: &Config, effective: &Effective, backend: &Backend) -> Result<Server, Refusal> {
         let settings = &config.settings;
+        #[allow(clippy::disallowed_methods, reason = "told to people, and never computed with")]
         let since = rfc3339(SystemTime::now());
         let lock =
             |address: SocketAddr| Lock::acquire(address, &format!("since {since}, admin {}", settings.admin)).map_err(failed);
