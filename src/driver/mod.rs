@@ -1,4 +1,6 @@
-//! Not built yet but for what it counts.
+//! Not built yet but for its clock and what it counts.
 
+#[allow(dead_code)]
+pub mod clock;
 #[allow(dead_code)]
 pub mod stats;
