@@ -12,15 +12,17 @@ use super::lock::Lock;
 use super::memory::MachineMemory;
 use super::metrics::Constants;
 use super::notify::{READY, STOPPING, notify};
+use crate::driver::clock::Clock;
 use crate::limits::Limits;
 use crate::shard::Order;
+use crate::time::WallMillis;
 use clap::ArgMatches;
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// How often connections and shards are looked at. A drain ends late by at most this.
@@ -146,8 +148,7 @@ struct Server {
 impl Server {
     fn start(config: &Config, effective: &Effective, backend: &Backend) -> Result<Server, Refusal> {
         let settings = &config.settings;
-        #[allow(clippy::disallowed_methods, reason = "told to people, and never computed with")]
-        let since = rfc3339(SystemTime::now());
+        let since = rfc3339(Clock::start().now().wall);
         let lock =
             |address: SocketAddr| Lock::acquire(address, &format!("since {since}, admin {}", settings.admin)).map_err(failed);
         // A port that the kernel is yet to choose can only be locked afterwards.
@@ -171,8 +172,8 @@ impl Server {
     fn announce(&self, effective: &Effective, machine: &Machine, lacks: &[String]) -> io::Result<()> {
         let memory = &effective.memory;
         let mut block = format!("throng {} runs as process {}\n", env!("CARGO_PKG_VERSION"), std::process::id());
-        let mut line = |name: &str, value: String| block.push_str(&format!("  {name:<18}{value}\n"));
-        line("clients", format!("ws://{}/ and /ws{}", self.listen, if self.echo { ", echo on /echo" } else { "" }));
+        let mut line = |name: &str, value: String| block.push_str(&format!("{name:>18} {value}\n"));
+        line("listening", format!("ws://{}/ and /ws{}", self.listen, if self.echo { ", echo on /echo" } else { "" }));
         line("admin", format!("http://{}/", self.admin));
         line("shards", format!("{} on {} cores", effective.shards, machine.cores));
         line("connections_max", format!("{} (file table of each ring: at most {})", memory.connections_max, machine.files_max));
@@ -245,8 +246,8 @@ fn bind_admin(address: SocketAddr) -> Result<TcpListener, Refusal> {
 }
 
 /// Date and time in UTC to the second.
-fn rfc3339(time: SystemTime) -> String {
-    let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+fn rfc3339(time: WallMillis) -> String {
+    let seconds = time.0 / 1_000;
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     // Days to a date by eras of 400 years that begin in March, so that the leap day is the last of its year (H. Hinnant,
     // "chrono-Compatible Low-Level Date Algorithms", civil_from_days).
@@ -278,7 +279,7 @@ mod tests {
             (1_709_251_199, "2024-02-29T23:59:59Z"),
             (4_107_542_400, "2100-03-01T00:00:00Z"),
         ] {
-            assert_eq!(rfc3339(UNIX_EPOCH + Duration::from_secs(seconds)), text);
+            assert_eq!(rfc3339(WallMillis(seconds * 1_000)), text);
         }
     }
 
@@ -292,7 +293,7 @@ mod tests {
 
     /// Shards that hold one socket until they are told to drain.
     struct Plane {
-        start: tokio::time::Instant,
+        clock: Clock,
         drained: AtomicBool,
     }
 
@@ -312,7 +313,7 @@ mod tests {
             2
         }
         fn now(&self) -> Millis {
-            Millis(self.start.elapsed().as_millis() as u64)
+            self.clock.millis()
         }
     }
 
@@ -321,7 +322,7 @@ mod tests {
             probe: || Ok(vec!["nothing".to_owned()]),
             fixed_bytes: |_, _| 0,
             start: |settings, _| {
-                let plane = Plane { start: tokio::time::Instant::now(), drained: AtomicBool::new(false) };
+                let plane = Plane { clock: Clock::start(), drained: AtomicBool::new(false) };
                 Ok((Arc::new(plane), settings.listen))
             },
         };

@@ -1,7 +1,7 @@
 //! The admin listener: its thread, its connections, their bounds and deadlines, on tokio-uring.
 //!
 //! It can't hurt the data plane: it runs on a thread of its own with lower priority, reads snapshots and never waits for a shard,
-//! holds at most [`CONNECTIONS_MAX`] connections with one head and one answer each, renders a page at most every [`PAGE_AGE_MAX`], and
+//! holds at most [`CONNECTIONS_MAX`] connections with one head and one answer each, renders a page at most every [`PAGE_AGE_MAX_MS`], and
 //! has no path that panics on what comes from a socket. A connection over the bound replaces the one that has been quiet for longest, so
 //! that idle sockets can't shut a health check out.
 //!
@@ -13,6 +13,7 @@ mod pages;
 
 use super::data_plane::DataPlane;
 use super::metrics::{Constants, Exporter};
+use crate::time::Millis;
 use http::{HEAD_BYTES_MAX, Method, Parsed, Request, Response, Status};
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -23,7 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tokio_uring::buf::BoundedBuf;
 use tokio_uring::net::{TcpListener, TcpStream};
 
@@ -39,7 +40,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: usize = 64 * 1024;
 /// A page is rendered again only when it is older than this.
-const PAGE_AGE_MAX: Duration = Duration::from_millis(100);
+const PAGE_AGE_MAX_MS: u64 = 100;
 /// Pause after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// Entries of the ring.
@@ -105,7 +106,7 @@ pub struct Admin {
     /// Where clients connect, to be shown.
     pub listen: SocketAddr,
     exporter: Exporter,
-    started: Instant,
+    started: Millis,
 }
 
 impl std::fmt::Debug for Admin {
@@ -117,7 +118,8 @@ impl std::fmt::Debug for Admin {
 impl Admin {
     /// For one server.
     pub fn new(plane: Arc<dyn DataPlane>, state: Arc<State>, constants: Constants, listen: SocketAddr) -> Admin {
-        Admin { plane, state, constants, listen, exporter: Exporter::new(constants), started: Instant::now() }
+        let started = plane.now();
+        Admin { plane, state, constants, listen, exporter: Exporter::new(constants), started }
     }
 
     /// Starts the thread, which serves until the process ends.
@@ -151,7 +153,7 @@ impl Admin {
 /// One open connection, as the table knows it.
 struct Connection {
     stream: TcpStream,
-    quiet_since: Cell<Instant>,
+    quiet_since: Cell<Millis>,
 }
 
 #[derive(Default)]
@@ -162,8 +164,8 @@ struct Table {
 
 impl Table {
     /// Puts a connection in, first closing the quietest one if there is no place.
-    async fn admit(&self, stream: TcpStream) -> Rc<Connection> {
-        let connection = Rc::new(Connection { stream, quiet_since: Cell::new(Instant::now()) });
+    async fn admit(&self, stream: TcpStream, now: Millis) -> Rc<Connection> {
+        let connection = Rc::new(Connection { stream, quiet_since: Cell::new(now) });
         loop {
             {
                 let mut open = self.open.borrow_mut();
@@ -188,7 +190,7 @@ impl Table {
 
 /// The last rendering of a page.
 #[derive(Default)]
-struct Pages(RefCell<Vec<(String, Instant, Rc<Response>)>>);
+struct Pages(RefCell<Vec<(String, Millis, Rc<Response>)>>);
 
 impl Pages {
     fn answer(&self, admin: &Admin, request: &Request) -> Rc<Response> {
@@ -196,12 +198,13 @@ impl Pages {
             return Rc::new(pages::answer(admin, request));
         }
         let mut kept = self.0.borrow_mut();
-        kept.retain(|(_, rendered, _)| rendered.elapsed() < PAGE_AGE_MAX);
+        let now = admin.plane.now();
+        kept.retain(|(_, rendered, _)| now.since(*rendered) < PAGE_AGE_MAX_MS);
         if let Some((_, _, response)) = kept.iter().find(|(path, _, _)| *path == request.path) {
             return Rc::clone(response);
         }
         let response = Rc::new(pages::answer(admin, request));
-        kept.push((request.path.clone(), Instant::now(), Rc::clone(&response)));
+        kept.push((request.path.clone(), now, Rc::clone(&response)));
         response
     }
 }
@@ -220,7 +223,7 @@ async fn accept_forever(admin: Rc<Admin>, listener: std::net::TcpListener, bound
                 continue;
             }
         };
-        let connection = table.admit(stream).await;
+        let connection = table.admit(stream, admin.plane.now()).await;
         let (admin, table, pages) = (Rc::clone(&admin), Rc::clone(&table), Rc::clone(&pages));
         tokio_uring::spawn(async move {
             serve_connection(&admin, &pages, &connection, bound).await;
@@ -232,7 +235,7 @@ async fn accept_forever(admin: Rc<Admin>, listener: std::net::TcpListener, bound
 async fn serve_connection(admin: &Admin, pages: &Pages, connection: &Connection, bound: SocketAddr) {
     let stream = &connection.stream;
     let mut buffer = Vec::with_capacity(HEAD_BYTES_MAX);
-    let mut begun = Instant::now();
+    let mut begun = admin.plane.now();
     let mut served_any = false;
     loop {
         match http::parse(&buffer, bound) {
@@ -244,25 +247,26 @@ async fn serve_connection(admin: &Admin, pages: &Pages, connection: &Connection,
                     return;
                 }
                 if !request.keep_alive {
-                    return linger(stream, buffer).await;
+                    return linger(admin, stream, buffer).await;
                 }
-                connection.quiet_since.set(Instant::now());
-                begun = Instant::now();
+                begun = admin.plane.now();
+                connection.quiet_since.set(begun);
                 served_any = true;
             }
             Parsed::Refused(status, cause) => {
                 write_all(stream, Response::text(status, cause).encode(true, false)).await;
-                return linger(stream, buffer).await;
+                return linger(admin, stream, buffer).await;
             }
             Parsed::Partial => {
                 let waiting = buffer.is_empty() && served_any;
-                let within = if waiting { IDLE_MAX } else { HEAD_WITHIN }.saturating_sub(begun.elapsed());
+                let within = if waiting { IDLE_MAX } else { HEAD_WITHIN };
+                let within = left(admin, begun, within);
                 let (outcome, returned) = read_within(stream, buffer, within).await;
                 buffer = returned;
                 match outcome {
                     Read::Bytes => {
                         if waiting {
-                            begun = Instant::now();
+                            begun = admin.plane.now();
                         }
                     }
                     Read::End => return,
@@ -277,6 +281,11 @@ async fn serve_connection(admin: &Admin, pages: &Pages, connection: &Connection,
             }
         }
     }
+}
+
+/// What is left of a deadline.
+fn left(admin: &Admin, begun: Millis, within: Duration) -> Duration {
+    within.saturating_sub(Duration::from_millis(admin.plane.now().since(begun)))
 }
 
 enum Read {
@@ -320,13 +329,13 @@ async fn write_all(stream: &TcpStream, bytes: Vec<u8>) -> bool {
 }
 
 /// Closing with unread input makes the kernel send a reset, which may destroy an answer that the peer has not read yet.
-async fn linger(stream: &TcpStream, mut buffer: Vec<u8>) {
+async fn linger(admin: &Admin, stream: &TcpStream, mut buffer: Vec<u8>) {
     let _ = stream.shutdown(Shutdown::Write);
-    let until = Instant::now() + LINGER;
+    let begun = admin.plane.now();
     let mut thrown_away = 0;
     while thrown_away < LINGER_BYTES_MAX {
         buffer.clear();
-        let (outcome, returned) = read_within(stream, buffer, until.saturating_duration_since(Instant::now())).await;
+        let (outcome, returned) = read_within(stream, buffer, left(admin, begun, LINGER)).await;
         buffer = returned;
         match outcome {
             Read::Bytes => thrown_away += buffer.len(),

@@ -68,7 +68,7 @@ fn overview(admin: &Admin) -> Response {
         env!("CARGO_PKG_VERSION"),
         admin.state.phase().word(),
         admin.listen,
-        admin.started.elapsed().as_secs()
+        admin.plane.now().since(admin.started) / 1_000
     );
     let mut row = |name: &str, value: String| {
         let _ = write!(body, "<tr><th>{name}<td>{value}");

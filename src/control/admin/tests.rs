@@ -1,6 +1,7 @@
 use super::*;
 use crate::control::data_plane::Snapshot;
 use crate::control::memory::MemoryPlan;
+use crate::driver::clock::Clock;
 use crate::shard::Order;
 use crate::time::Millis;
 use std::io::{Read as _, Write as _};
@@ -9,6 +10,7 @@ use std::sync::atomic::AtomicUsize;
 /// Shards that never were: two snapshots, and as many running as the test says.
 struct Plane {
     running: AtomicUsize,
+    clock: Clock,
 }
 
 impl DataPlane for Plane {
@@ -25,7 +27,7 @@ impl DataPlane for Plane {
         self.running.load(Ordering::Relaxed)
     }
     fn now(&self) -> Millis {
-        Millis(0)
+        self.clock.millis()
     }
 }
 
@@ -39,7 +41,7 @@ fn start() -> Server {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let state = Arc::new(State::default());
-    let plane = Arc::new(Plane { running: AtomicUsize::new(2) });
+    let plane = Arc::new(Plane { running: AtomicUsize::new(2), clock: Clock::start() });
     let constants = Constants { shards: 2, memory: MemoryPlan::new(1, 1_000, None).unwrap() };
     let shards: Arc<dyn DataPlane> = plane.clone();
     Admin::new(shards, Arc::clone(&state), constants, address).start(listener).unwrap();
