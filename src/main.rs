@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use throng::control::backend::BACKEND;
 use throng::control::config::flags;
 use throng::control::serve;
+use throng::uring::thread;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -21,8 +22,8 @@ fn command() -> Command {
 }
 
 fn main() -> ExitCode {
-    // Here, before the first arena is mapped, belongs the one setting of the process that needs an unsafe call, and so a safe
-    // function of `uring`: PR_SET_THP_DISABLE, so that lazily touched arenas are not turned into huge pages.
+    // Before the first table is mapped. Without it the server runs as well, with more memory.
+    let _ = thread::disable_huge_pages();
     let matches = command().get_matches();
     match matches.subcommand() {
         Some(("serve", matches)) => serve::run(matches, &BACKEND),
