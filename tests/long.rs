@@ -1,1 +1,3 @@
+//! Checks that take minutes or a whole machine, by name.
+
 fn main() {}

@@ -56,7 +56,7 @@ fn echo_sends_the_author_a_copy(setup: &Setup) {
 }
 
 fn two_publishers_are_seen_in_the_same_order_by_all(setup: &Setup) {
-    const EACH: u64 = 300;
+    const EACH: u64 = 150;
     let server = setup.start(&[]);
     let mut members: Vec<Client> = (0..6).map(|index| server.client(&format!("m{index}"))).collect();
     members.iter_mut().for_each(|member| drop(member.join("r")));
@@ -140,7 +140,7 @@ fn nothing_of_a_room_follows_room_left(setup: &Setup) {
     leaver.join("other");
     witness.join("r");
     let noise = thread::spawn(move || {
-        for n in 0..200 {
+        for n in 0..100 {
             author.broadcast_volatile("r", json!(n));
         }
         author

@@ -369,7 +369,7 @@ impl Client {
             }
             match self.read(deadline, false) {
                 Event::Text(text) => self.keep(text),
-                event => {
+                event @ (Event::Binary(_) | Event::Ended(_) | Event::Silence) => {
                     panic!("waiting for {kind}: {event:?}; here: {:?}", self.inbox.iter().map(|f| &f.text).collect::<Vec<_>>())
                 }
             }
