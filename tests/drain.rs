@@ -25,7 +25,7 @@ fn a_running_server_is_healthy_and_ready_on_both_listeners(setup: &Setup) {
 }
 
 fn a_drain_fails_readiness_first_then_closes_with_4200_and_exits_0(setup: &Setup) {
-    let mut server = setup.start(&["--drain-notice", "3s"]);
+    let mut server = setup.start(&["--drain-notice", "3s", "--drain-seconds", "1"]);
     let mut client = server.client("client");
     let mut plain = server.plain("");
     client.join_present("r");
@@ -46,7 +46,7 @@ fn a_drain_fails_readiness_first_then_closes_with_4200_and_exits_0(setup: &Setup
 }
 
 fn a_second_signal_cuts_the_notice_short(setup: &Setup) {
-    let mut server = setup.start(&["--drain-notice", "3600s"]);
+    let mut server = setup.start(&["--drain-notice", "3600s", "--drain-seconds", "1"]);
     let mut client = server.client("client");
     server.terminate();
     wait_until_not_ready(&server);

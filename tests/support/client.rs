@@ -278,6 +278,11 @@ impl Client {
         self.inbox.iter().filter(|frame| frame.value["type"] == kind).map(|frame| frame.value.clone()).collect()
     }
 
+    /// Drops the frames of this type that have come.
+    pub fn forget(&mut self, kind: &str) {
+        self.inbox.retain(|frame| frame.value["type"] != kind);
+    }
+
     /// Verifies that no frame of this type has come by now. Say with a [`Client::round_trip`] or a later frame when "now" is.
     pub fn expect_none(&self, kind: &str) {
         assert_eq!(self.waiting(kind), Vec::<Value>::new(), "no {kind} was due");

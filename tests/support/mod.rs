@@ -15,7 +15,7 @@ mod server;
 pub use client::{Client, End, Event};
 pub use deadline::{Deadline, PATIENCE};
 pub use metrics::Metrics;
-pub use raw::{Answer, Frame, RawPeer, source_address};
+pub use raw::{Answer, Frame, RawPeer, parse_frame, source_address};
 pub use roster::Roster;
 pub use server::{Server, Setup};
 

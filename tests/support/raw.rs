@@ -89,6 +89,11 @@ impl RawPeer {
         &self.stream
     }
 
+    /// The socket, and what was read of it and not yet taken.
+    pub fn into_parts(self) -> (TcpStream, Vec<u8>) {
+        (self.stream, self.unread)
+    }
+
     // ---- HTTP ----
 
     /// Asks and reads the answer.
@@ -273,7 +278,7 @@ fn unchunk(mut bytes: &[u8]) -> Vec<u8> {
 }
 
 /// The first whole frame and how many bytes it takes.
-fn parse_frame(bytes: &[u8]) -> Option<(Frame, usize)> {
+pub fn parse_frame(bytes: &[u8]) -> Option<(Frame, usize)> {
     let [first, second] = *bytes.first_chunk::<2>()?;
     assert_eq!(second & 0x80, 0, "a server masked a frame");
     let (header, length) = match second {

@@ -1,56 +1,56 @@
 //! A Rust file as the tidy rules see it: its text, and its code with comments and literals blanked out.
 
 /// One file.
-pub struct File {
+pub(crate) struct File {
     /// Its path below the project's root, with `/`.
-    pub name: String,
+    pub(crate) name: String,
     /// Its text.
-    pub text: String,
+    pub(crate) text: String,
     /// Its text with comments, strings and character literals replaced by spaces: same length, same lines.
-    pub code: String,
+    pub(crate) code: String,
 }
 
 impl File {
     /// From a path and a text.
-    pub fn new(name: &str, text: &str) -> File {
+    pub(crate) fn new(name: &str, text: &str) -> File {
         File { name: name.to_owned(), text: text.to_owned(), code: blank(text) }
     }
 
     /// The top module that it belongs to (`ws` for `src/ws/mask.rs`); `None` outside `src`.
-    pub fn module(&self) -> Option<String> {
+    pub(crate) fn module(&self) -> Option<String> {
         let first = self.name.strip_prefix("src/")?.split('/').next()?;
         Some(first.trim_end_matches(".rs").to_owned())
     }
 
     /// How many `super` lead from it to the crate's root.
-    pub fn depth(&self) -> usize {
+    pub(crate) fn depth(&self) -> usize {
         let parts: Vec<&str> = self.name.trim_start_matches("src/").trim_end_matches(".rs").split('/').collect();
         parts.len() - usize::from(parts.last() == Some(&"mod"))
     }
 
     /// Its lines.
-    pub fn lines(&self) -> usize {
+    pub(crate) fn lines(&self) -> usize {
         self.text.lines().count()
     }
 
     /// The code before its tests, which stand last.
-    pub fn code_without_tests(&self) -> &str {
+    pub(crate) fn code_without_tests(&self) -> &str {
         let end = self.code.find("#[cfg(test)]\nmod ").or_else(|| self.code.find("#[cfg(test)] mod "));
         &self.code[..end.unwrap_or(self.code.len())]
     }
 
     /// The 1-based line at a byte of the code.
-    pub fn line_at(&self, at: usize) -> usize {
+    pub(crate) fn line_at(&self, at: usize) -> usize {
         self.code[..at].matches('\n').count() + 1
     }
 
     /// A complaint about a place.
-    pub fn complaint(&self, at: usize, what: &str) -> String {
+    pub(crate) fn complaint(&self, at: usize, what: &str) -> String {
         format!("{}:{}: {what}", self.name, self.line_at(at))
     }
 
     /// Where a word occurs in a piece of the code, as a whole word.
-    pub fn words<'a>(code: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
+    pub(crate) fn words<'a>(code: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
         let inside = |c: char| c.is_alphanumeric() || c == '_';
         code.match_indices(word).map(|(at, _)| at).filter(move |at| {
             let before = code[..*at].chars().next_back().is_some_and(inside);

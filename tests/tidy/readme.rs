@@ -1,7 +1,7 @@
 //! What the README promises: commands, flags and files that must exist.
 
 /// The commands shown in fenced blocks of a shell, without prompt and comment.
-pub fn commands(text: &str) -> Vec<String> {
+pub(crate) fn commands(text: &str) -> Vec<String> {
     let mut commands = Vec::new();
     let mut shell = None;
     for line in text.lines() {
@@ -22,7 +22,7 @@ pub fn commands(text: &str) -> Vec<String> {
 }
 
 /// Files that the text names, by link or as code, and that don't exist.
-pub fn missing_paths(text: &str, exists: impl Fn(&str) -> bool) -> Vec<String> {
+pub(crate) fn missing_paths(text: &str, exists: impl Fn(&str) -> bool) -> Vec<String> {
     let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
     let links = links.filter(|link| !link.contains("://") && !link.starts_with('#') && !link.starts_with("mailto:"));
     let links = links.map(|link| link.split('#').next().unwrap_or("").to_owned());
@@ -38,7 +38,7 @@ pub fn missing_paths(text: &str, exists: impl Fn(&str) -> bool) -> Vec<String> {
 }
 
 /// `cargo` commands that cargo doesn't have.
-pub fn unknown_cargo(text: &str) -> Vec<String> {
+pub(crate) fn unknown_cargo(text: &str) -> Vec<String> {
     const KNOWN: [&str; 9] = ["run", "build", "test", "bench", "install", "doc", "clippy", "fmt", "add"];
     let commands = commands(text).into_iter().filter(|command| command.starts_with("cargo "));
     commands.filter(|command| !command.split_whitespace().nth(1).is_some_and(|word| KNOWN.contains(&word))).collect()
@@ -46,7 +46,7 @@ pub fn unknown_cargo(text: &str) -> Vec<String> {
 
 /// Subcommands and flags of `throng` that its help doesn't know. `help` is asked with a subcommand.
 #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "without the binary there is no help to ask"))]
-pub fn unknown_flags(text: &str, help: impl Fn(&str) -> Option<String>) -> Vec<String> {
+pub(crate) fn unknown_flags(text: &str, help: impl Fn(&str) -> Option<String>) -> Vec<String> {
     let mut unknown = Vec::new();
     for command in commands(text) {
         let Some(arguments) = arguments_of_throng(&command) else { continue };

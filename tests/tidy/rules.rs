@@ -5,7 +5,7 @@ use super::code::File;
 /// Lines of a file. Above it is split.
 const LINES_MAX: usize = 800;
 /// Lines from which a file is listed, so that somebody looks for a seam.
-pub const LINES_WISHED: usize = 500;
+pub(crate) const LINES_WISHED: usize = 500;
 
 /// What each top module may import of ours. DESIGN §2: imports go downward only.
 const IMPORTS: [(&str, &[&str]); 14] = [
@@ -58,7 +58,7 @@ const TOP_LEVEL: [&str; 22] = [
 ];
 
 /// Imports that go upward or sideways.
-pub fn imports(file: &File) -> Vec<String> {
+pub(crate) fn imports(file: &File) -> Vec<String> {
     let Some(module) = file.module() else { return Vec::new() };
     let Some((_, allowed)) = IMPORTS.iter().find(|(name, _)| *name == module) else { return Vec::new() };
     let code = file.code_without_tests();
@@ -72,7 +72,7 @@ pub fn imports(file: &File) -> Vec<String> {
 }
 
 /// Modules that [`IMPORTS`] does not know.
-pub fn modules_without_a_rule(mut modules: Vec<String>) -> Vec<String> {
+pub(crate) fn modules_without_a_rule(mut modules: Vec<String>) -> Vec<String> {
     modules.sort();
     modules.dedup();
     modules.retain(|module| IMPORTS.iter().all(|(name, _)| name != module));
@@ -131,7 +131,7 @@ fn names_at(text: &str) -> Vec<String> {
 }
 
 /// `unsafe` outside `src/uring`.
-pub fn unsafe_code(file: &File) -> Vec<String> {
+pub(crate) fn unsafe_code(file: &File) -> Vec<String> {
     if file.name.starts_with("src/uring/") {
         return Vec::new();
     }
@@ -139,20 +139,20 @@ pub fn unsafe_code(file: &File) -> Vec<String> {
 }
 
 /// A file that doesn't open by saying what it decides.
-pub fn opening(file: &File) -> Vec<String> {
+pub(crate) fn opening(file: &File) -> Vec<String> {
     let first = file.text.lines().next().unwrap_or("");
     let says = first.strip_prefix("//!").is_some_and(|rest| !rest.trim().is_empty());
     if says { Vec::new() } else { vec![file.complaint(0, "a file opens with `//!` and what it decides")] }
 }
 
 /// A file that is too long.
-pub fn length(file: &File) -> Vec<String> {
+pub(crate) fn length(file: &File) -> Vec<String> {
     let lines = file.lines();
     if lines <= LINES_MAX { Vec::new() } else { vec![format!("{}: {lines} lines, above {LINES_MAX}", file.name)] }
 }
 
 /// A clock read where none belongs.
-pub fn clocks(file: &File) -> Vec<String> {
+pub(crate) fn clocks(file: &File) -> Vec<String> {
     if CLOCKS.contains(&file.name.as_str()) {
         return Vec::new();
     }
@@ -169,7 +169,7 @@ pub fn clocks(file: &File) -> Vec<String> {
 }
 
 /// `unwrap()` in what isn't a test.
-pub fn unwraps(file: &File) -> Vec<String> {
+pub(crate) fn unwraps(file: &File) -> Vec<String> {
     if !file.name.starts_with("src/") {
         return Vec::new();
     }
@@ -180,7 +180,7 @@ pub fn unwraps(file: &File) -> Vec<String> {
 }
 
 /// Marks of work that isn't done.
-pub fn unfinished(file: &File) -> Vec<String> {
+pub(crate) fn unfinished(file: &File) -> Vec<String> {
     let mut complaints = Vec::new();
     for word in ["todo", "unimplemented"] {
         let places = File::words(&file.code, word).filter(|at| file.code[at + word.len()..].starts_with('!'));
@@ -194,12 +194,12 @@ pub fn unfinished(file: &File) -> Vec<String> {
 }
 
 /// Entries of the top level that don't belong there.
-pub fn strangers(names: &[String]) -> Vec<String> {
+pub(crate) fn strangers(names: &[String]) -> Vec<String> {
     names.iter().filter(|name| !TOP_LEVEL.contains(&name.as_str())).cloned().collect()
 }
 
 /// Paths of the machine that a text was written on.
-pub fn machine(file: &File) -> Vec<String> {
+pub(crate) fn machine(file: &File) -> Vec<String> {
     let paths = [concat!("/", "work/"), concat!("/", "root/"), concat!("/", "home/")];
     let places = paths.iter().flat_map(|path| file.text.match_indices(path)).map(|(at, _)| at);
     // `$X/root/…` and the like are somebody's own path.
