@@ -19,8 +19,8 @@ start_server() {
   "$throng" serve --listen 127.0.0.1:0 --admin 127.0.0.1:0 "$@" >"$log" 2>&1 </dev/null &
   server_pid=$!
   for _ in $(seq 300); do
-    data=$(sed -n 's|.*listening ws://\([0-9.:]*\).*|\1|p' "$log" | head -n 1)
-    admin=$(sed -n 's|.*admin http://\([0-9.:]*\).*|\1|p' "$log" | head -n 1)
+    data=$(sed -n 's|^ *listening *ws://\([0-9.:]*\).*|\1|p' "$log" | head -n 1)
+    admin=$(sed -n 's|^ *admin *http://\([0-9.:]*\).*|\1|p' "$log" | head -n 1)
     [ -n "$data" ] && [ -n "$admin" ] && return 0
     kill -0 "$server_pid" 2>/dev/null || break
     sleep 0.1

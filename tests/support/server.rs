@@ -52,8 +52,8 @@ impl Server {
     pub fn start(flags: &[&str]) -> Server {
         let (child, output) = spawn(flags);
         let mut server = Server { child, output, may_exit: false, data: unbound(), admin: unbound() };
-        server.data = server.address_after("listening ws://");
-        server.admin = server.address_after("admin http://");
+        server.data = server.address_after("listening", "ws://");
+        server.admin = server.address_after("admin", "http://");
         server
     }
 
@@ -156,18 +156,18 @@ impl Server {
         self.output.lines.lock().unwrap_or_else(PoisonError::into_inner).join("\n")
     }
 
-    /// Waits for a line that contains `prefix` and reads the socket address behind it.
-    fn address_after(&mut self, prefix: &str) -> SocketAddr {
+    /// Waits for the line that begins with `name` and reads the socket address behind `scheme`.
+    fn address_after(&mut self, name: &str, scheme: &str) -> SocketAddr {
         let deadline = Deadline::after(PATIENCE);
         let mut lines = self.output.lines.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            if let Some(address) = lines.iter().find_map(|line| parse_address(line, prefix)) {
+            if let Some(address) = lines.iter().find_map(|line| parse_address(line, name, scheme)) {
                 return address;
             }
             let exited = self.child.try_wait().expect("the child can be asked");
             let Some(left) = deadline.left().filter(|_| exited.is_none()) else {
                 self.may_exit = true;
-                panic!("no line `{prefix}ADDRESS` came (exit: {exited:?}):\n{}", lines.join("\n"));
+                panic!("no line `{name} {scheme}ADDRESS` came (exit: {exited:?}):\n{}", lines.join("\n"));
             };
             // Woken by a new line; the bound is for a process that ends without one.
             let wait = left.min(Duration::from_millis(200));
@@ -228,8 +228,8 @@ fn follow(stream: impl Read + Send + 'static, output: Arc<Output>) {
     });
 }
 
-fn parse_address(line: &str, prefix: &str) -> Option<SocketAddr> {
-    let (_, rest) = line.split_once(prefix)?;
+fn parse_address(line: &str, name: &str, scheme: &str) -> Option<SocketAddr> {
+    let rest = line.trim_start().strip_prefix(name)?.trim_start().strip_prefix(scheme)?;
     let end = rest.find(|c: char| !(c.is_ascii_hexdigit() || ".:[]".contains(c))).unwrap_or(rest.len());
     rest[..end].parse().ok()
 }
