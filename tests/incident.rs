@@ -474,7 +474,8 @@ const ROOMS: usize = 24;
 const ROOMS_EACH: usize = 2;
 
 fn after_15_234_connections_of_which_2_891_closed_abnormally_nothing_is_left(setup: &Setup) {
-    let server = setup.start(&["--presence-grace", "300ms"]);
+    // The watchers say nothing while the others come and go.
+    let server = setup.start(&["--presence-grace", "300ms", "--heartbeat", "10m", "--heartbeat-idle", "10m"]);
     let mut watchers: Vec<Client> = (0..WATCHERS).map(|index| server.client(&format!("watcher{index}"))).collect();
     for (index, watcher) in watchers.iter_mut().enumerate() {
         (0..ROOMS_EACH).for_each(|step| drop(watcher.join(&format!("room{}", (index + step) % ROOMS))));
