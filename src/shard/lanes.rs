@@ -215,19 +215,28 @@ impl Shard {
         else {
             return;
         };
-        // The session is there: its membership keeps it until this answer is handled.
-        let Some(index) = self.resolve_session(session) else { return };
+        // A first join's membership is there until this answer is handled. A repeated join's may be gone with its session, and its
+        // place be another's.
+        let Some(index) = self.resolve_session(session) else { return self.give_roster(roster) };
+        if self.memberships.get(membership).is_none_or(|record| record.session != index) {
+            return self.give_roster(roster);
+        }
         let record = &mut self.memberships[membership];
+        let (stage, local) = (record.stage, record.room);
+        let is_new = stage == Stage::Joining;
+        match stage {
+            Stage::Joining => record.stage = Stage::Joined,
+            // A repeated join, with its leave on the way or not: it is in the member list already.
+            Stage::Joined | Stage::Leaving | Stage::Abandoned => {}
+            Stage::Owed => return self.give_roster(roster),
+        }
         record.presence = presence;
-        let is_new = record.stage != Stage::Joined;
-        let local = record.room;
         self.locals[local.0 as usize].home_room = room;
-        if record.stage == Stage::Abandoned {
+        if stage == Stage::Abandoned {
             self.owe(membership);
             self.give_roster(roster);
             return;
         }
-        record.stage = Stage::Joined;
         let slot = self.sessions[index].connection;
         if slot == NO_CONNECTION {
             self.give_roster(roster);
