@@ -5,4 +5,6 @@
 
 mod world;
 
+mod fanout;
 mod joining;
+
