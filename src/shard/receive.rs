@@ -222,6 +222,15 @@ impl Shard {
         self.recharge_input(slot);
     }
 
+    /// Drops the messages that a connection holds.
+    pub(crate) fn drop_held(&mut self, slot: u32) {
+        if self.holds(slot) {
+            let stash = self.connections[slot as usize].stash;
+            self.stashes[stash.at()].held.clear();
+            self.recharge_input(slot);
+        }
+    }
+
     /// The record of a slot, made if the slot was never used.
     pub(crate) fn connection_at(&mut self, slot: u32) -> &mut Connection {
         while self.connections.len() <= slot as usize {

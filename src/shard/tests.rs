@@ -7,4 +7,4 @@ mod world;
 
 mod fanout;
 mod joining;
-
+mod pausing;
