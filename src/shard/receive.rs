@@ -38,6 +38,10 @@ impl Shard {
         if connection.flags.has(Flags::DISCARD) {
             return all;
         }
+        if connection.flags.has(Flags::PAUSED) {
+            // It was paused by something else than its own input, of which the driver learns only now.
+            return Received { consumed: 0, flow: Flow::Pause };
+        }
         let mut at = 0;
         if connection.state == State::Upgrading {
             self.stats.bytes_in += bytes.len() as u64;
