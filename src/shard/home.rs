@@ -365,7 +365,9 @@ impl Shard {
         }
         let mut json = std::mem::take(&mut self.json);
         json.clear();
-        let cursor = self.write_page(&mut json, room.first, u32::MAX);
+        let first = room.first;
+        self.note_shown(index);
+        let cursor = self.write_page(&mut json, first, u32::MAX);
         let members = self.out.frames.pool.copy(&[&json]);
         self.json = json;
         Roster::Page { members, cursor }

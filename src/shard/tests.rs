@@ -8,3 +8,4 @@ mod world;
 mod fanout;
 mod joining;
 mod pausing;
+mod presence;
