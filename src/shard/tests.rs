@@ -9,3 +9,4 @@ mod fanout;
 mod joining;
 mod pausing;
 mod presence;
+mod rooms;
