@@ -121,8 +121,11 @@ fn deep_nesting_is_refused_and_the_allowed_depth_is_not(setup: &Setup) {
     client.send_text(&format!(r#"{{"type":"broadcast","roomId":"r","data":{},"seq":{seq}}}"#, nested(128)));
     client.expect_ack(seq);
     // Deeper than the test's own JSON reader goes.
-    let Event::Text(text) = member.next_event() else { panic!("the publication comes") };
-    assert!(text.contains(&nested(128)), "{text}");
+    let relayed = std::iter::from_fn(|| match member.next_event() {
+        Event::Text(text) => Some(text),
+        Event::Binary(_) | Event::Ended(_) | Event::Silence => None,
+    });
+    assert!(relayed.into_iter().any(|text| text.contains(&nested(128))), "the publication comes as it was sent");
     for depth in [129, 1_000, 32_000] {
         assert_refused(&mut client, &format!(r#"{{"type":"broadcast","roomId":"r","data":{}}}"#, nested(depth)));
     }
