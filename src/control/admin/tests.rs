@@ -1,3 +1,5 @@
+//! The admin listener over real sockets: answers, hostile heads, bounds and deadlines.
+
 use super::*;
 use crate::control::data_plane::Snapshot;
 use crate::control::memory::MemoryPlan;
