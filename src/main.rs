@@ -23,9 +23,11 @@ fn command() -> Command {
 fn main() -> ExitCode {
     // Here, before the first arena is mapped, belongs the one setting of the process that needs an unsafe call, and so a safe
     // function of `uring`: PR_SET_THP_DISABLE, so that lazily touched arenas are not turned into huge pages.
+    // A ring's file table is bounded by it.
+    let files_max = throng::uring::probe::raise_descriptor_limit();
     let matches = command().get_matches();
     match matches.subcommand() {
-        Some(("serve", matches)) => serve::run(matches, &BACKEND),
-        _ => serve::run(&matches, &BACKEND),
+        Some(("serve", matches)) => serve::run(matches, files_max, &BACKEND),
+        _ => serve::run(&matches, files_max, &BACKEND),
     }
 }
