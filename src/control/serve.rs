@@ -141,20 +141,21 @@ impl Server {
     fn start(config: &Config, effective: &Effective, backend: &Backend) -> Result<Server, Refusal> {
         let settings = &config.settings;
         let since = rfc3339(Clock::start().now().wall);
-        let lock =
-            |address: SocketAddr| Lock::acquire(address, &format!("since {since}, admin {}", settings.admin)).map_err(failed);
-        // A port that the kernel is yet to choose can only be locked afterwards.
-        let chosen = |address: SocketAddr| (address.port() != 0).then(|| lock(address)).transpose();
-        let (listen_lock, admin_lock) = (chosen(settings.listen)?, chosen(settings.admin)?);
-        let listener = bind_admin(settings.admin)?;
-        let admin = listener.local_addr().map_err(failed)?;
+        // A port that the kernel chooses can be bound before the locks and locked only afterwards.
+        let bound = (settings.admin.port() == 0).then(|| bind_admin(settings.admin)).transpose()?;
+        let admin = bound.as_ref().map_or(Ok(settings.admin), TcpListener::local_addr).map_err(failed)?;
+        let about = format!("since {since}, admin {admin}");
+        let lock = |address: SocketAddr| Lock::acquire(address, &about).map_err(failed);
+        let listen_lock = (settings.listen.port() != 0).then(|| lock(settings.listen)).transpose()?;
+        let admin_lock = lock(admin)?;
+        let listener = bound.map_or_else(|| bind_admin(admin), Ok)?;
         let Started { plane, listen, lacks } = (backend.start)(settings, effective).map_err(failed)?;
         let state = Arc::new(State::default());
         let constants = Constants { shards: effective.shards, memory: effective.memory };
         Admin::new(Arc::clone(&plane), Arc::clone(&state), constants, listen)
             .start(listener)
             .map_err(|error| failed(format!("the admin listener did not start: {error}")))?;
-        let _locks = [listen_lock.map_or_else(|| lock(listen), Ok)?, admin_lock.map_or_else(|| lock(admin), Ok)?];
+        let _locks = [listen_lock.map_or_else(|| lock(listen), Ok)?, admin_lock];
         plane.order(Order::Ready(true));
         state.set(Phase::Ready);
         Ok(Server { plane, state, listen, admin, lacks, echo: settings.echo, _locks })
@@ -347,6 +348,7 @@ mod tests {
 
         let refusal = Lock::acquire(SocketAddr::from(([127, 0, 0, 1], port)), "").unwrap_err().to_string();
         assert!(refusal.contains(&format!("process {} (since 2", child.id())), "{refusal}");
+        assert!(refusal.contains(&format!("admin {admin})")), "{refusal}");
         assert!(get(&admin, "/readyz").starts_with("HTTP/1.1 200"));
 
         let pid = rustix::process::Pid::from_child(&child);
