@@ -249,7 +249,7 @@ impl Shard {
         self.stats.mesh_in += 1;
         if lane == Lane::Command {
             self.reply_owed[usize::from(from.0)] += 1;
-            self.mesh.push_back((from, Lane::Consequence, message));
+            self.mesh.push_front((from, Lane::Consequence, message));
         } else {
             self.stats.publications += 1;
         }
