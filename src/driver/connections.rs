@@ -5,8 +5,8 @@
 //!   completions come: (cancel, close, *accept on the same slot*, then the old receive's ECANCELED) is normal. A completion that
 //!   carries another generation is stale: it is counted, its buffer is recycled, and nothing else happens.
 //! - The end of the stream or an error of the socket is told to the core once (`handle_closed`), and nothing is received any more.
-//!   The slot is not closed by that: the core emits [`Action::Close`](crate::shard::Action::Close) for **every** connection that it was
-//!   given, also after `handle_closed`, and only then the slot is closed. So one owner decides when a slot is free.
+//!   The slot is not closed by that: the core emits [`Action::Close`](crate::shard::Action::Close) for **every** connection that it
+//!   was given, also after `handle_closed`, and only then the slot is closed. So one owner decides when a slot is free.
 //! - The close cancels what is armed, by user data, and closes the slot in the same submission. From there on the slot belongs to
 //!   nobody until the next accept.
 //!

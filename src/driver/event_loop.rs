@@ -4,10 +4,10 @@
 //! lanes, the turn's end, outputs, and then sleep or the next turn. What an event means to a connection is in `events`.
 //!
 //! Invariants:
-//! - Between two submissions, what the core yields is only collected; it goes into the ring together, sends before everything else, so that a
-//!   close follows the last send of its connection.
-//! - After *every* submission the send failures are told first, then the batch is settled, then anything else happens. The ring guarantees that by then
-//!   the submission queue is empty and every completion is copied out.
+//! - Between two submissions, what the core yields is only collected; it goes into the ring together, sends before everything else,
+//!   so that a close follows the last send of its connection.
+//! - After *every* submission the send failures are told first, then the batch is settled, then anything else happens. The ring
+//!   guarantees that by then the submission queue is empty and every completion is copied out.
 
 use super::clock::{Clock, Micros};
 use super::connections::Connections;
@@ -150,7 +150,7 @@ impl EventLoop {
             let busy = submitted.since(looked);
             self.submit(wait)?;
             looked = self.clock.micros();
-            self.mesh.wake(&self.shared);
+            self.mesh.wake(&self.shared.doors);
             self.now = self.clock.at(looked);
             self.note_turn(busy + overslept(wait, looked.since(submitted)));
             self.handle_events()?;
@@ -313,7 +313,7 @@ impl EventLoop {
             self.submit(Wait::Poll)?;
         }
         let (actions, stats) = (&mut self.actions, &mut self.stats);
-        self.mesh.ring_doorbells(&self.shared, |peer, ring| {
+        self.mesh.ring_doorbells(&self.shared.doors, |peer, ring| {
             stats.doorbells += 1;
             actions.push(Entry::doorbell(ring, u32::from(peer.0)));
         });
@@ -328,7 +328,7 @@ impl EventLoop {
             || self.ring.pending_completions() > 0
             || !self.resumes.is_empty()
             || !self.peeks.is_empty()
-            || !self.mesh.may_sleep(&self.shared, &self.mailbox);
+            || !self.mesh.may_sleep(&self.shard, &self.shared.doors, || !self.mailbox.is_empty() || self.shared.has_finished());
         if busy {
             return Wait::Poll;
         }

@@ -1,8 +1,9 @@
 //! What completions mean to connections, and what the core's actions mean to the ring.
 //!
-//! The end of a connection below the core is told once, as soon as everything that came before it was read; while a connection is paused, the
-//! peer's end is noticed by a poll. A peer that is gone for good (reset) is told at once; one that has only finished sending has
-//! [`HANGUP_GRACE_MS`] for its last words to be read after a resume, so that a close frame behind a pause is still a clean close.
+//! The end of a connection below the core is told once, as soon as everything that came before it was read; while a connection is
+//! paused, the peer's end is noticed by a poll. A peer that is gone for good (reset) is told at once; one that has only finished
+//! sending has [`HANGUP_GRACE_MS`] for its last words to be read after a resume, so that a close frame behind a pause is still a
+//! clean close.
 
 use super::connections::Flag;
 use super::event_loop::EventLoop;
@@ -90,7 +91,8 @@ impl EventLoop {
             return Ok(());
         };
         self.stats.accepted += 1;
-        // A multishot accept has one place for the peer's address, and many peers; to ask for each costs a descriptor and two system calls.
+        // A multishot accept has one place for the peer's address, and many peers; to ask for each costs a descriptor and two
+        // system calls.
         self.shard.handle_accepted(self.now, key, None, admitted);
         self.arm_receive(key)
     }
@@ -139,8 +141,8 @@ impl EventLoop {
                 }
             }
             0 => self.handle_end_of_stream(key),
-            // ENOBUFS: all buffers were full; the next submission offers them again before it arms. ECANCELED: a pause that may have
-            // been lifted since. EINTR, EAGAIN: nothing happened.
+            // ENOBUFS: all buffers were full; the next submission offers them again before it arms. ECANCELED: a pause that may
+            // have been lifted since. EINTR, EAGAIN: nothing happened.
             errno if matches!(-errno, libc::ENOBUFS | libc::ECANCELED | libc::EINTR | libc::EAGAIN) => {
                 self.stats.enobufs += u64::from(errno == -libc::ENOBUFS);
             }

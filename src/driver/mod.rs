@@ -1,8 +1,8 @@
 //! Joins the pure core to the kernel: one pinned thread a shard, each with a ring, a listener, and its ends of the lanes.
 //!
-//! [`Server::start`] plans, binds, starts the threads and waits until each has its ring; from there on a shard is on its own, and is reached
-//! by its mailbox ([`Server::order`]) and its published numbers ([`Server::snapshots`]) only. The order of things within a turn is the
-//! contract at the top of [`shard::seam`](crate::shard::seam); `event_loop` is written along it.
+//! [`Server::start`] plans, binds, starts the threads and waits until each has its ring; from there on a shard is on its own, and
+//! is reached by its mailbox ([`Server::order`]) and its published numbers ([`Server::snapshots`]) only. The order of things within
+//! a turn is the contract at the top of [`shard::seam`](crate::shard::seam); `event_loop` is written along it.
 //!
 //! The driver never looks inside a message, and decides nothing about one: what to send, to whom, and when to close are the core's.
 //!
@@ -343,5 +343,37 @@ impl Drop for TakeDown {
         // To standard error itself: whether a log is installed is not known here, and this must be seen.
         eprintln!("shard {} has died; its connections can't be served any more, so the process ends", self.0.0);
         std::process::abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(shards: usize) -> Options {
+        let limits = Limits { connections_max: 100, ..Limits::default() };
+        Options { listen: SocketAddr::from(([127, 0, 0, 1], 0)), shards, limits, echo: false, pin: false }
+    }
+
+    #[test]
+    fn a_server_without_connections_starts_and_drains() {
+        let server = Server::start(options(3)).unwrap();
+        assert_ne!(server.local_addr().port(), 0);
+        assert_eq!((server.connections(), server.snapshots().len()), (0, 3));
+        server.order(Order::Drain { by: server.clock().millis() });
+        server.join();
+    }
+
+    #[test]
+    fn an_address_in_use_is_refused_with_its_name() {
+        let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = holder.local_addr().unwrap();
+        let error = Server::start(Options { listen: address, ..options(2) }).unwrap_err();
+        assert!(error.to_string().contains(&address.to_string()), "{error}");
+    }
+
+    #[test]
+    fn settings_that_cannot_be_are_refused() {
+        assert!(matches!(Server::start(options(0)).unwrap_err(), StartError::Plan(PlanError::Shards(0))));
     }
 }

@@ -127,7 +127,8 @@ impl Plan {
 
 /// Slots of one of `shards` tables for `connections` over all.
 ///
-/// The hash spreads connections like independent throws of a die, so a shard's count deviates from its share by about the share's square root.
+/// The hash spreads connections like independent throws of a die, so a shard's count deviates from its share by about the share's
+/// square root.
 fn slots(connections: usize, shards: usize) -> usize {
     let share = connections.div_ceil(shards);
     let slack = if shards == 1 { 0 } else { (SLACK_DEVIATIONS * (share.isqrt() + 1)).max(SLACK_MIN) };
