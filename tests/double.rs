@@ -148,7 +148,15 @@ fn churn() {
                     }
                     Err(e) if e.kind() == ErrorKind::WouldBlock => {}
                     Err(e) => {
-                        assert!(env("MAX", 20_000) < n as u64, "read {e} half {} slow {} greedy {} sent {} recvd {}", c.half, c.slow, c.greedy, c.sent, c.recvd);
+                        assert!(
+                            env("MAX", 20_000) < n as u64,
+                            "read {e} half {} slow {} greedy {} sent {} recvd {}",
+                            c.half,
+                            c.slow,
+                            c.greedy,
+                            c.sent,
+                            c.recvd
+                        );
                         dead = true;
                     }
                 }
