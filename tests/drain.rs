@@ -17,10 +17,12 @@ over_shards![
 fn a_running_server_is_healthy_and_ready_on_both_listeners(setup: &Setup) {
     let server = setup.start(&[]);
     for path in ["/healthz", "/readyz"] {
-        assert_eq!(server.ask(path).status, 200, "{path} on the data listener");
-        assert_eq!(server.ask_admin(path).status, 200, "{path} on the admin listener");
+        for answer in [server.ask(path), server.ask_admin(path)] {
+            assert_eq!(answer.status, 200, "{path}: {answer:?}");
+        }
     }
-    assert_eq!(server.ask("/metrics").status, 404, "metrics are for the admin listener only");
+    let answer = server.ask("/metrics");
+    assert_eq!(answer.status, 404, "metrics are for the admin listener only: {answer:?}");
     assert_eq!(server.ask_admin("/nowhere").status, 404);
 }
 

@@ -102,7 +102,10 @@ fn a_client_that_does_not_read_is_held_back_and_loses_nothing(setup: &Setup) {
     let expected = pattern(FRAME);
     for index in 0..=sent {
         let echoed = peer.read_frame().expect("every frame comes back");
-        assert!(echoed.first == 0x82 && echoed.payload == expected, "frame {index} of {sent}");
+        assert_eq!(echoed.close_code(), None, "closed instead of held back, after frame {index} of {sent}");
+        let differs = echoed.payload.iter().zip(&expected).position(|(echoed, expected)| echoed != expected);
+        let what = (echoed.first, echoed.payload.len(), differs);
+        assert_eq!(what, (0x82, FRAME, None), "frame {index} of {sent}: first byte, length, first difference");
     }
     writing.join().expect("it ends").expect("the rest is taken");
 }

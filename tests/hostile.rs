@@ -5,7 +5,7 @@
 mod support;
 
 use serde_json::{Value, json};
-use support::{Client, RawPeer, Server, Setup};
+use support::{Client, Event, RawPeer, Server, Setup};
 
 over_shards![
     a_bad_message_gets_an_error_and_the_connection_stays,
@@ -120,7 +120,12 @@ fn deep_nesting_is_refused_and_the_allowed_depth_is_not(setup: &Setup) {
     let seq = client.take_seq();
     client.send_text(&format!(r#"{{"type":"broadcast","roomId":"r","data":{},"seq":{seq}}}"#, nested(128)));
     client.expect_ack(seq);
-    assert!(member.expect_text("broadcast").contains(&nested(128)));
+    // Deeper than the test's own JSON reader goes.
+    let relayed = std::iter::from_fn(|| match member.next_event() {
+        Event::Text(text) => Some(text),
+        Event::Binary(_) | Event::Ended(_) | Event::Silence => None,
+    });
+    assert!(relayed.into_iter().any(|text| text.contains(&nested(128))), "the publication comes as it was sent");
     for depth in [129, 1_000, 32_000] {
         assert_refused(&mut client, &format!(r#"{{"type":"broadcast","roomId":"r","data":{}}}"#, nested(depth)));
     }
@@ -160,7 +165,7 @@ fn ids_out_of_bounds_are_refused(setup: &Setup) {
     assert_refused(&mut client, r#"{"type":"broadcast","roomId":"r"}"#);
     let huge_key = "k".repeat(60_000);
     assert_refused(&mut client, &format!(r#"{{"{huge_key}":1,"type":"ping"}}"#));
-    let many_keys: String = (0..8_000).map(|index| format!("\"k{index}\":1,")).collect();
+    let many_keys: String = (0..4_000).map(|index| format!("\"k{index}\":1,")).collect();
     assert_refused(&mut client, &format!(r#"{{{many_keys}"type":"ping"}}"#));
     client.join(&longest);
     let mut user = Client::open(server.data, "/ws", Some("throng.v1"));

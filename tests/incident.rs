@@ -75,8 +75,9 @@ fn the_server_pings_an_idle_client(setup: &Setup) {
     let mut idle = server.client("idle");
     let mut member = server.client("member");
     member.join_present("r");
+    let other = thread::spawn(move || member.answer_pings(2));
     idle.answer_pings(2);
-    member.answer_pings(2);
+    other.join().expect("the member is pinged as well");
     server.wait_until("pongs are counted", |metrics| metrics.sum("throng_pongs_received_total") >= 4.0);
 }
 
@@ -120,26 +121,28 @@ fn a_closed_tab_leaves_presence_at_once(setup: &Setup) {
 
 fn a_vanished_peer_is_gone_within_the_bound_and_its_members_are_told(setup: &Setup) {
     let server = setup.start(&QUICK);
-    let mut watchers: Vec<Client> = (0..3).map(|_| server.client("watcher")).collect();
-    let mut rosters: Vec<Roster> = watchers
-        .iter_mut()
-        .map(|watcher| {
+    let mut ghost = server.client("ghost");
+    // Each watcher in a thread of its own, so that all of them go on answering pings.
+    let watchers: Vec<_> = (0..3)
+        .map(|_| {
+            let mut watcher = server.client("watcher");
             let joined = watcher.join_present("r");
-            Roster::from_join(watcher, &joined)
+            let mut roster = Roster::from_join(&mut watcher, &joined);
+            thread::spawn(move || {
+                roster.follow_until(&mut watcher, |roster| roster.connections("ghost") == 1);
+                roster.follow_until(&mut watcher, |roster| roster.connections("ghost") == 0);
+                assert_eq!(roster.users(), ["watcher"]);
+                watcher
+            })
         })
         .collect();
-    let mut ghost = server.client("ghost");
     ghost.join_present("r");
     let socket = ghost.vanish();
-    for (watcher, roster) in watchers.iter_mut().zip(&mut rosters) {
-        roster.follow_until(watcher, |roster| roster.connections("ghost") == 1);
-        roster.follow_until(watcher, |roster| roster.connections("ghost") == 0);
-        assert_eq!(roster.users(), ["watcher"]);
-    }
+    let watchers: Vec<Client> = watchers.into_iter().map(|watcher| watcher.join().expect("it is told")).collect();
     let metrics = server.wait_until("one ghost reaped", |metrics| metrics.sum("throng_ghosts_reaped_total") == 1.0);
     assert_eq!(metrics.sum_where("throng_closes_total", "reason", "no_pong"), 1.0);
     server.wait_until("its membership is freed", |metrics| metrics.sum("ws_room_subscriptions") == 3.0);
-    drop(socket);
+    drop((socket, watchers));
 }
 
 fn a_vanished_peer_of_the_plain_dialect_is_gone_within_the_bound(setup: &Setup) {
@@ -474,7 +477,8 @@ const ROOMS: usize = 24;
 const ROOMS_EACH: usize = 2;
 
 fn after_15_234_connections_of_which_2_891_closed_abnormally_nothing_is_left(setup: &Setup) {
-    let server = setup.start(&["--presence-grace", "300ms"]);
+    // The watchers are not read meanwhile, so they must not be pinged.
+    let server = setup.start(&["--presence-grace", "300ms", "--heartbeat", "1h", "--heartbeat-idle", "1h"]);
     let mut watchers: Vec<Client> = (0..WATCHERS).map(|index| server.client(&format!("watcher{index}"))).collect();
     for (index, watcher) in watchers.iter_mut().enumerate() {
         (0..ROOMS_EACH).for_each(|step| drop(watcher.join(&format!("room{}", (index + step) % ROOMS))));

@@ -221,6 +221,8 @@ fn a_roster_joins_pages_and_refuses_a_diff_that_does_not_follow() {
     assert_eq!((roster.users(), roster.pages), (vec!["a", "b"], 2));
     roster.follow_until(&mut client, |roster| roster.connections("a") == 2);
     assert_eq!(roster.users(), ["a"]);
+    let again = json!({"roomId": "r", "epoch": "e", "version": 5, "joins": [{"user": "a", "id": "9"}]});
+    assert!(fails(|| roster.clone().apply(&again)), "only the first diff after a snapshot may repeat it");
     let late = json!({"roomId": "r", "epoch": "e", "version": 6, "joins": []});
     assert!(fails(|| roster.clone().apply(&late)), "version 5 is missing");
     let other = json!({"roomId": "r", "epoch": "f", "version": 5, "joins": []});

@@ -48,6 +48,8 @@ impl Shard {
         let upgraded = connection.flags.has(Flags::UPGRADED);
         let session = std::mem::take(&mut connection.session);
         self.count_end(upgraded, reason);
+        // What it said and what could not be done yet is not done any more.
+        self.drop_held(slot);
         if session.is_some() {
             self.end_session(now, session, reason);
         }

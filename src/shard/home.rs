@@ -42,8 +42,11 @@ pub(crate) struct HomeRoom {
     pub(crate) diff: Option<Box<Diff>>,
     /// It has more members than a list may have: watchers get counts.
     pub(crate) counts_only: bool,
-    /// Since when it has had no member. Meaningful while `members` is 0.
+    /// Since when it has had no member. Meaningful while `members` is 0, as are the next two.
     idle_since: Millis,
+    /// The rooms that have been without members for a little longer and a little less.
+    idle_previous: HomeIndex,
+    idle_next: HomeIndex,
     charged: usize,
 }
 
@@ -117,7 +120,6 @@ impl Shard {
                     return;
                 }
                 let Some(presence) = self.new_presence(now, room, ask.session, join.user, join.state, join.watches) else {
-                    self.idle_if_empty(now, room);
                     self.decline_join(now, ask, ErrorCode::RoomUnavailable);
                     return;
                 };
@@ -260,18 +262,22 @@ impl Shard {
             diff: None,
             counts_only: false,
             idle_since: now.mono,
+            idle_previous: HomeIndex::NONE,
+            idle_next: HomeIndex::NONE,
             charged,
         }) as u32);
-        self.stats.rooms_idle += 1;
         let (homes, hasher) = (&self.homes, &self.hasher);
         self.homes_by_id
             .insert_unique(hash, index, |&other| std::hash::BuildHasher::hash_one(hasher, homes[other.0 as usize].id.as_bytes()));
+        self.begin_idle(now, index);
         Some(index)
     }
 
     fn count_member(&mut self, index: HomeIndex, shard: ShardId, local: LocalRef, watches: bool) {
+        if self.homes[index.0 as usize].members == 0 {
+            self.end_idle(index);
+        }
         let room = &mut self.homes[index.0 as usize];
-        self.stats.rooms_idle -= u64::from(room.members == 0);
         room.members += 1;
         room.watchers += u32::from(watches);
         match room.shards.iter_mut().find(|members| members.shard == shard) {
@@ -301,29 +307,48 @@ impl Shard {
         if room.watchers == 0 {
             self.drop_diff(index);
         }
-        self.idle_if_empty(now, index);
-        self.stats.rooms_idle += u64::from(self.homes[index.0 as usize].members == 0);
+        if self.homes[index.0 as usize].members == 0 {
+            self.begin_idle(now, index);
+        }
     }
 
-    /// Begins the time that an empty room still has.
-    fn idle_if_empty(&mut self, now: Now, index: HomeIndex) {
+    /// Begins the time that an empty room still has. Rooms stand in one list, in the order of their times.
+    fn begin_idle(&mut self, now: Now, index: HomeIndex) {
+        let previous = self.idle_last;
         let room = &mut self.homes[index.0 as usize];
-        if room.members > 0 {
-            return;
-        }
         room.idle_since = now.mono;
+        room.idle_previous = previous;
+        room.idle_next = HomeIndex::NONE;
         room.shards = Vec::new();
-        self.idle_rooms.push_back((now.mono, index));
-        while self.stats.rooms_idle as usize >= ROOMS_IDLE_MAX {
-            if !self.forget_oldest_idle() {
-                break;
-            }
+        match previous.is_some() {
+            true => self.homes[previous.0 as usize].idle_next = index,
+            false => self.idle_first = index,
+        }
+        self.idle_last = index;
+        self.stats.rooms_idle += 1;
+        while self.stats.rooms_idle as usize > ROOMS_IDLE_MAX {
+            self.forget_oldest_idle();
             self.stats.rooms_evicted += 1;
         }
     }
 
+    /// Takes a room out of the list of empty ones.
+    fn end_idle(&mut self, index: HomeIndex) {
+        let HomeRoom { idle_previous: previous, idle_next: next, .. } = self.homes[index.0 as usize];
+        match previous.is_some() {
+            true => self.homes[previous.0 as usize].idle_next = next,
+            false => self.idle_first = next,
+        }
+        match next.is_some() {
+            true => self.homes[next.0 as usize].idle_previous = previous,
+            false => self.idle_last = previous,
+        }
+        self.stats.rooms_idle -= 1;
+    }
+
     pub(crate) fn idle_due(&self) -> Option<Millis> {
-        self.idle_rooms.front().map(|(since, _)| since.after(ROOM_IDLE_MS))
+        let first = self.idle_first;
+        first.is_some().then(|| self.homes[first.0 as usize].idle_since.after(ROOM_IDLE_MS))
     }
 
     pub(crate) fn expire_idle_rooms(&mut self, now: Now) {
@@ -332,26 +357,18 @@ impl Shard {
         }
     }
 
-    /// Forgets the room that has been empty for longest. False if none is.
-    pub(crate) fn forget_oldest_idle(&mut self) -> bool {
-        while let Some((since, index)) = self.idle_rooms.pop_front() {
-            let is_idle = self
-                .homes
-                .get(index.0 as usize)
-                .is_some_and(|room| room.members == 0 && room.idle_since == since && room.diff.is_none());
-            if is_idle {
-                let hash = self.hash(&self.homes[index.0 as usize].id);
-                if let Ok(entry) = self.homes_by_id.find_entry(hash, |&other| other == index) {
-                    entry.remove();
-                }
-                let room = self.homes.remove(index.0 as usize);
-                self.stats.release(MemoryUse::Rooms, room.charged);
-                self.stats.rooms_home -= 1;
-                self.stats.rooms_idle -= 1;
-                return true;
-            }
+    /// Forgets the room that has been empty for longest.
+    fn forget_oldest_idle(&mut self) {
+        let index = self.idle_first;
+        self.end_idle(index);
+        let hash = self.hash(&self.homes[index.0 as usize].id);
+        if let Ok(entry) = self.homes_by_id.find_entry(hash, |&other| other == index) {
+            entry.remove();
         }
-        false
+        let room = self.homes.remove(index.0 as usize);
+        debug_assert!(room.members == 0 && room.diff.is_none());
+        self.stats.release(MemoryUse::Rooms, room.charged);
+        self.stats.rooms_home -= 1;
     }
 
     /// The roster of a room for somebody who joins.
@@ -365,7 +382,9 @@ impl Shard {
         }
         let mut json = std::mem::take(&mut self.json);
         json.clear();
-        let cursor = self.write_page(&mut json, room.first, u32::MAX);
+        let first = room.first;
+        self.note_shown(index);
+        let cursor = self.write_page(&mut json, first, u32::MAX);
         let members = self.out.frames.pool.copy(&[&json]);
         self.json = json;
         Roster::Page { members, cursor }

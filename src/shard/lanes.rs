@@ -23,6 +23,8 @@ use std::collections::VecDeque;
 pub(crate) struct LaneState {
     commands: usize,
     consequences: usize,
+    /// Messages of each lane that were made and not yet polled: they are not in the lane, but take its places.
+    unpolled: [usize; 2],
     /// Connections that hold a message for which the command lane had no room.
     pub(crate) waiters: VecDeque<Key>,
     /// Leaves that are owed to rooms of that home.
@@ -35,6 +37,7 @@ impl LaneState {
         LaneState {
             commands: places,
             consequences: places,
+            unpolled: [0; 2],
             waiters: VecDeque::new(),
             owed_first: MembershipIndex::NONE,
             owed_last: MembershipIndex::NONE,
@@ -66,6 +69,7 @@ impl Shard {
             return;
         }
         self.lanes[home].commands -= 1;
+        self.lanes[home].unpolled[Lane::Command as usize] += 1;
         let command = Command::pack(&mut self.out.frames.pool, ask);
         self.stats.mesh_out += 1;
         self.mesh.push_back((ShardId(home as u16), Lane::Command, MeshMessage(Body::Command(command))));
@@ -78,20 +82,23 @@ impl Shard {
             return;
         }
         self.lanes[usize::from(to.0)].consequences -= 1;
+        self.lanes[usize::from(to.0)].unpolled[Lane::Consequence as usize] += 1;
         self.stats.mesh_out += 1;
         self.mesh.push_back((to, Lane::Consequence, MeshMessage(Body::Consequence(consequence))));
     }
 
     /// The next message for another shard. Its lane has room: that was counted when it was made.
     pub fn poll_mesh(&mut self) -> Option<(ShardId, Lane, MeshMessage)> {
-        self.mesh.pop_front()
+        let message = self.mesh.pop_front()?;
+        self.lanes[usize::from(message.0.0)].unpolled[message.1 as usize] -= 1;
+        Some(message)
     }
 
     /// How much room the lanes to a peer have, once a turn.
     pub fn handle_lane(&mut self, peer: ShardId, room: LaneRoom) {
         let lane = &mut self.lanes[usize::from(peer.0)];
-        lane.commands = room.commands;
-        lane.consequences = room.consequences;
+        lane.commands = room.commands.saturating_sub(lane.unpolled[Lane::Command as usize]);
+        lane.consequences = room.consequences.saturating_sub(lane.unpolled[Lane::Consequence as usize]);
     }
 
     /// Whether a message of this lane may be handed over now. If not, it stays at the lane's head until the next turn.
@@ -215,19 +222,28 @@ impl Shard {
         else {
             return;
         };
-        // The session is there: its membership keeps it until this answer is handled.
-        let Some(index) = self.resolve_session(session) else { return };
+        // A first join's membership is there until this answer is handled. A repeated join's may be gone with its session, and its
+        // place be another's.
+        let Some(index) = self.resolve_session(session) else { return self.give_roster(roster) };
+        if self.memberships.get(membership).is_none_or(|record| record.session != index) {
+            return self.give_roster(roster);
+        }
         let record = &mut self.memberships[membership];
+        let (stage, local) = (record.stage, record.room);
+        let is_new = stage == Stage::Joining;
+        match stage {
+            Stage::Joining => record.stage = Stage::Joined,
+            // A repeated join, with its leave on the way or not: it is in the member list already.
+            Stage::Joined | Stage::Leaving | Stage::Abandoned => {}
+            Stage::Owed => return self.give_roster(roster),
+        }
         record.presence = presence;
-        let is_new = record.stage != Stage::Joined;
-        let local = record.room;
         self.locals[local.0 as usize].home_room = room;
-        if record.stage == Stage::Abandoned {
+        if stage == Stage::Abandoned {
             self.owe(membership);
             self.give_roster(roster);
             return;
         }
-        record.stage = Stage::Joined;
         let slot = self.sessions[index].connection;
         if slot == NO_CONNECTION {
             self.give_roster(roster);

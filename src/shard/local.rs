@@ -324,7 +324,7 @@ impl Shard {
             if self.locals.get(index.0 as usize).is_none_or(|room| !room.active) {
                 continue;
             }
-            budget -= self.run_room(index, budget);
+            budget = budget.saturating_sub(self.run_room(index, budget));
             if let Some(room) = self.locals.get_mut(index.0 as usize) {
                 if room.passes.is_empty() {
                     room.active = false;
@@ -336,7 +336,7 @@ impl Shard {
         self.stats.fanout_pauses += u64::from(!self.active_rooms.is_empty());
     }
 
-    /// Runs a room's passes up to `budget` deliveries; returns what it used, at least 1.
+    /// Runs a room's passes up to `budget` deliveries, and on to the end of the member that it is at; returns what it used, at least 1.
     ///
     /// Passes at the same place run together, member by member: a member's record is touched once for all of them.
     fn run_room(&mut self, index: LocalIndex, budget: usize) -> usize {

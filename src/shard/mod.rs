@@ -141,7 +141,9 @@ pub struct Shard {
 
     homes: Slab<HomeRoom>,
     homes_by_id: HashTable<HomeIndex>,
-    idle_rooms: VecDeque<(Millis, HomeIndex)>,
+    /// Rooms without members, by the time that they have been so.
+    idle_first: HomeIndex,
+    idle_last: HomeIndex,
     presences: Arena<PresenceIndex, Presence>,
     /// The first presence of each user in each room.
     groups: HashTable<PresenceIndex>,
@@ -221,7 +223,8 @@ impl Shard {
             passes: 0,
             homes: Slab::new(),
             homes_by_id: HashTable::new(),
-            idle_rooms: VecDeque::new(),
+            idle_first: HomeIndex::NONE,
+            idle_last: HomeIndex::NONE,
             presences: Arena::with_capacity(memberships * shards.min(4)),
             groups: HashTable::with_capacity(slots),
             states: Slab::new(),

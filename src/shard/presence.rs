@@ -63,6 +63,10 @@ struct Entry {
 pub(crate) struct Diff {
     entries: Vec<Entry>,
     by_session: HashTable<u32>,
+    /// Somebody was shown the members while changes were noted here: what came and went may be in that list, and must be told.
+    shown: bool,
+    /// Changes were not noted, because counts were all that would be told. A list must be asked for anew.
+    partial: bool,
 }
 
 fn session_hash(session: SessionId) -> u64 {
@@ -254,19 +258,25 @@ impl Shard {
             queue.push_back((now.mono.after(wait), room_index));
         }
         let diff = room.diff.get_or_insert_default();
-        if room.counts_only {
-            // The counts are all that will be told.
+        if room.counts_only || diff.partial {
+            // The counts are all that will be told, or that the list must be asked for.
+            diff.partial = true;
+            diff.by_session.clear();
+            for entry in diff.entries.drain(..) {
+                self.users.release(&mut self.stats, entry.user);
+            }
             return;
         }
         match diff.find(session) {
             Some(place) => {
+                let shown = diff.shown;
                 let entry = &mut diff.entries[place];
                 entry.presence = index;
                 entry.change = match (entry.change, change) {
-                    (Change::Joined, Change::Left) => Change::Nothing,
+                    (Change::Joined, Change::Left) if !shown => Change::Nothing,
                     (Change::Joined, Change::Joined | Change::Updated) => Change::Joined,
                     // It went and came back: the state may be another.
-                    (Change::Left, Change::Joined) => Change::Updated,
+                    (Change::Left, Change::Joined) if !shown => Change::Updated,
                     (_, change) => change,
                 };
             }
@@ -274,6 +284,13 @@ impl Shard {
                 self.users.hold(user);
                 diff.push(Entry { session, presence: index, user, change });
             }
+        }
+    }
+
+    /// Notes that somebody is shown the members of a room as they are now.
+    pub(crate) fn note_shown(&mut self, room: HomeIndex) {
+        if let Some(diff) = &mut self.homes[room.0 as usize].diff {
+            diff.shown = true;
         }
     }
 
@@ -328,9 +345,11 @@ impl Shard {
                 false => self.fit(&diff),
             };
             let room = &mut self.homes[index.0 as usize];
-            let is_worth_telling = room.counts_only || diff.entries[..count].iter().any(|entry| entry.change != Change::Nothing);
+            let is_worth_telling =
+                room.counts_only || diff.partial || diff.entries[..count].iter().any(|entry| entry.change != Change::Nothing);
             if is_worth_telling {
-                room.version += 1;
+                // A version that is left out says that what was not noted can't be told.
+                room.version += 1 + u64::from(diff.partial && !room.counts_only);
                 let room = &self.homes[index.0 as usize];
                 if room.counts_only {
                     let counts = Counts { users: u64::from(room.users), connections: u64::from(room.members) };
@@ -466,6 +485,7 @@ impl Shard {
             Ok((room, start)) => {
                 let mut page = std::mem::take(&mut self.page);
                 page.clear();
+                self.note_shown(room);
                 let cursor = self.write_page(&mut page, start, limit.max(1)).map(id64);
                 let home = &self.homes[room.0 as usize];
                 let members = Members::Page { members: &page, cursor: cursor.as_ref().map(|cursor| &cursor[..]) };

@@ -38,6 +38,10 @@ impl Shard {
         if connection.flags.has(Flags::DISCARD) {
             return all;
         }
+        if connection.flags.has(Flags::PAUSED) {
+            // It was paused by something else than its own input, of which the driver learns only now.
+            return Received { consumed: 0, flow: Flow::Pause };
+        }
         let mut at = 0;
         if connection.state == State::Upgrading {
             self.stats.bytes_in += bytes.len() as u64;
@@ -220,6 +224,15 @@ impl Shard {
         stash.head = Vec::new();
         stash.held.clear();
         self.recharge_input(slot);
+    }
+
+    /// Drops the messages that a connection holds.
+    pub(crate) fn drop_held(&mut self, slot: u32) {
+        if self.holds(slot) {
+            let stash = self.connections[slot as usize].stash;
+            self.stashes[stash.at()].held.clear();
+            self.recharge_input(slot);
+        }
     }
 
     /// The record of a slot, made if the slot was never used.

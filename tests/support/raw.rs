@@ -14,12 +14,13 @@ const SAMPLE_ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 pub struct RawPeer {
     stream: TcpStream,
     unread: Vec<u8>,
+    reset_seen: bool,
 }
 
 /// An HTTP answer.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Answer {
-    /// Its status; 0 if the connection ended without one.
+    /// Its status; 0 if the connection ended without one: then the body says how.
     pub status: u16,
     /// Header names in lower case, and values.
     pub headers: Vec<(String, String)>,
@@ -81,7 +82,7 @@ impl RawPeer {
     pub fn on(stream: TcpStream) -> RawPeer {
         stream.set_nodelay(true).expect("TCP_NODELAY can be set");
         stream.set_write_timeout(Some(PATIENCE)).expect("a write timeout can be set");
-        RawPeer { stream, unread: Vec::new() }
+        RawPeer { stream, unread: Vec::new(), reset_seen: false }
     }
 
     /// The socket itself.
@@ -128,7 +129,8 @@ impl RawPeer {
             }
             if !self.fill(deadline) {
                 assert!(self.unread.is_empty(), "half an answer: {:?}", String::from_utf8_lossy(&self.unread));
-                return Answer::default();
+                let end = if self.reset_seen { "reset without an answer" } else { "end of stream without an answer" };
+                return Answer { body: end.to_owned(), ..Answer::default() };
             }
         };
         let mut answer = parse_head(&String::from_utf8(head).expect("an answer's head is ASCII"));
@@ -248,7 +250,10 @@ impl RawPeer {
                     return true;
                 }
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {}
-                Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => return false,
+                Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => {
+                    self.reset_seen = true;
+                    return false;
+                }
                 Err(error) => panic!("reading: {error}"),
             }
         }
