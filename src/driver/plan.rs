@@ -207,7 +207,7 @@ mod tests {
     #[test]
     fn fixed_memory_grows_with_shards_and_slots() {
         let of = |connections, shards| Plan::new(&limits(connections), shards, 1 << 20).unwrap().fixed_bytes();
-        assert!(of(1_000, 2) > 2 * of(500, 1));
+        assert!(of(1_000, 2) + PROCESS_BYTES > 2 * of(500, 1), "lanes and slack come on top");
         assert!(of(100_000, 1) - of(1_000, 1) == 99_000 * (crate::driver::connections::SLOT_BYTES + KERNEL_SLOT_BYTES));
     }
 }
