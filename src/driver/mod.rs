@@ -30,7 +30,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use event_loop::{EventLoop, Parts};
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -184,8 +184,9 @@ impl Server {
         let descriptors = raise_descriptor_limit();
         let kernel = Kernel::probe().map_err(StartError::Kernel)?;
         let plan = Plan::new(&options.limits, options.shards, descriptors).map_err(StartError::Plan)?;
-        let listeners = listen(options.listen, plan.shards)?;
-        let address = local_address(options.listen, &listeners)?;
+        let failed = |error| StartError::Listen { address: options.listen, error };
+        let listeners = socket::listen(options.listen, plan.shards).map_err(failed)?;
+        let address = listeners[0].local_addr().map_err(failed)?;
         let seed = clock::entropy().map_err(|error| StartError::System { what: "entropy", error })?;
 
         let mut posts = Vec::new();
@@ -269,21 +270,6 @@ impl Server {
             let _ = thread.join();
         }
     }
-}
-
-/// One listener for each shard, all on the port that the first got.
-fn listen(address: SocketAddr, shards: usize) -> Result<Vec<TcpListener>, StartError> {
-    let failed = |error| StartError::Listen { address, error };
-    let mut listeners = vec![socket::listen(address).map_err(failed)?];
-    let taken = local_address(address, &listeners)?;
-    while listeners.len() < shards {
-        listeners.push(socket::listen(taken).map_err(failed)?);
-    }
-    Ok(listeners)
-}
-
-fn local_address(address: SocketAddr, listeners: &[TcpListener]) -> Result<SocketAddr, StartError> {
-    listeners[0].local_addr().map_err(|error| StartError::Listen { address, error })
 }
 
 /// Starts a thread for each shard and waits until every one has its ring and runs.
@@ -371,7 +357,7 @@ mod tests {
 
     #[test]
     fn an_address_in_use_is_refused_with_its_name() {
-        let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+        let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = holder.local_addr().unwrap();
         let error = Server::start(Options { listen: address, ..options(2) }).unwrap_err();
         assert!(error.to_string().contains(&address.to_string()), "{error}");
