@@ -130,7 +130,8 @@ impl Plan {
 
 /// Slots of one of `shards` tables for `connections` over all.
 ///
-/// The hash spreads connections like independent throws of a die, so a shard's count deviates from its share by about the share's square root.
+/// The hash spreads connections like independent throws of a die, so a shard's count deviates from its share by about the share's
+/// square root.
 fn slots(connections: usize, shards: usize) -> usize {
     let share = connections.div_ceil(shards);
     let slack = if shards == 1 { 0 } else { (SLACK_DEVIATIONS * (share.isqrt() + 1)).max(SLACK_MIN) };
@@ -206,7 +207,7 @@ mod tests {
     #[test]
     fn fixed_memory_grows_with_shards_and_slots() {
         let of = |connections, shards| Plan::new(&limits(connections), shards, 1 << 20).unwrap().fixed_bytes();
-        assert!(of(1_000, 2) > 2 * of(500, 1));
+        assert!(of(1_000, 2) + PROCESS_BYTES > 2 * of(500, 1), "lanes and slack come on top");
         assert!(of(100_000, 1) - of(1_000, 1) == 99_000 * (crate::driver::connections::SLOT_BYTES + KERNEL_SLOT_BYTES));
     }
 }
