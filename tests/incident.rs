@@ -488,8 +488,7 @@ fn after_15_234_connections_of_which_2_891_closed_abnormally_nothing_is_left(set
         opener.expect_ack(seq);
     }
     opener.close(1000);
-    server.assert_nothing_left();
-    let began = server.metrics();
+    let began = server.assert_nothing_left();
     let mut watchers: Vec<Client> = (0..WATCHERS).map(|index| server.client(&format!("watcher{index}"))).collect();
     for (index, watcher) in watchers.iter_mut().enumerate() {
         (0..ROOMS_EACH).for_each(|step| drop(watcher.join(&format!("room{}", (index + step) % ROOMS))));
