@@ -109,6 +109,8 @@ pub const STASH_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub const REFUSALS_IN_FLIGHT_MAX: usize = 256;
 /// Unsent bytes that the kernel queues for a socket (`TCP_NOTSENT_LOWAT`): what a ping may have to wait behind.
 pub const NOTSENT_LOWAT_BYTES: u32 = 16 * 1024;
+/// Bytes that a socket's send buffer may hold (`SO_SNDBUF`; the kernel doubles it): what a peer that acknowledges nothing pins.
+pub const SEND_BUFFER_BYTES: usize = 64 * 1024;
 /// Pending connections of a listener; the kernel clips it to `net.core.somaxconn`.
 pub const LISTEN_BACKLOG: i32 = 65_535;
 
@@ -135,6 +137,8 @@ pub const GHOST_BOUND_MS: u64 = 30_000;
 pub const CONNECTION_BYTES_MAX: usize = 256;
 /// Bytes of an upgrade in flight: its partial head and its answer.
 pub const HANDSHAKE_BYTES_MAX: usize = REQUEST_HEAD_BYTES_MAX + 1024;
+/// Bytes of the process itself: program, allocator, control plane.
+pub const PROCESS_BYTES: usize = 8 * 1024 * 1024;
 /// Smallest budget for what is not reserved: assemblers, backlogs, reorder buffers, presence state, rooms.
 pub const FLEX_BYTES_MIN: usize = 8 * 1024 * 1024;
 /// The same when `--memory-max` does not say.

@@ -69,26 +69,30 @@ impl Shard {
     fn judge_silence(&mut self, now: Now, slot: u32) {
         let connection = &self.connections[slot as usize];
         let key = Key { slot, generation: connection.generation };
-        if connection.flags.has(Flags::PINGED) {
-            if connection.flags.has(Flags::PAUSED) {
-                // We don't read it: its silence says nothing.
-                self.arm(slot, now, self.limits.timeout_ms);
+        let (period, timeout) = (self.heartbeat_ms(slot), self.limits.timeout_ms);
+        let due = connection.last_in.start().after(period).tick_ceil();
+        if !connection.flags.has(Flags::PINGED) {
+            if due > self.fair(now) {
+                self.wheel.arm(slot, due);
                 return;
             }
+            self.connections[slot as usize].flags.set(Flags::PINGED);
+            let ping = self.ping_frame;
+            self.push_control(slot, ping);
+            self.stats.pings_sent += 1;
+            // If it is answered the next ping is due a period later, which may be sooner than the timeout.
+            self.arm(slot, now, period.min(timeout));
+            return;
+        }
+        let deadline = due.start().after(timeout).tick_ceil();
+        if deadline > self.fair(now) {
+            self.wheel.arm(slot, deadline);
+        } else if connection.flags.has(Flags::PAUSED) {
+            // We don't read it: its silence says nothing.
+            self.arm(slot, now, timeout);
+        } else {
             self.actions.push_back(Action::Probe(key));
-            return;
         }
-        let period = self.heartbeat_ms(slot);
-        let due = connection.last_in.start().after(period).tick_ceil();
-        if due > self.fair(now) {
-            self.wheel.arm(slot, due);
-            return;
-        }
-        self.connections[slot as usize].flags.set(Flags::PINGED);
-        let ping = self.ping_frame;
-        self.push_control(slot, ping);
-        self.stats.pings_sent += 1;
-        self.arm(slot, now, self.limits.timeout_ms);
     }
 
     /// The answer to [`Action::Probe`]. `silent`: nothing was there to read, and nothing came in the meantime.

@@ -64,6 +64,8 @@ pub(crate) struct Outbound {
     copied_at: (u32, u32),
     /// The scratch is full: nothing more before settled.
     full: bool,
+    /// A send in flight has a sequel that no event will bring about: more of a backlog, or the end of a goodbye.
+    has_sequel: bool,
     gathered: Vec<FrameIndex>,
 }
 
@@ -72,8 +74,9 @@ impl Outbound {
         Outbound { scratch: Vec::with_capacity(SCRATCH_BYTES), ..Outbound::default() }
     }
 
+    /// Whether there is something to send, or something that follows only once what was sent is settled.
     pub(crate) fn has_output(&self) -> bool {
-        !self.dirty.is_empty() || !self.again.is_empty() || !self.in_flight.is_empty()
+        !self.dirty.is_empty() || !self.again.is_empty() || self.has_sequel
     }
 
     fn node(&mut self, frame: FrameIndex, next: NodeIndex) -> NodeIndex {
@@ -361,6 +364,7 @@ impl Shard {
             connection.flags.set(Flags::DIRTY);
             self.out.again.push(slot);
         }
+        self.out.has_sequel |= connection.state == State::Goodbye || connection.flags.has(Flags::BACKLOGGED);
         let key = Key { slot, generation: connection.generation };
         let ticket = self.out.in_flight.len() as u32;
         self.out.in_flight.push(InFlight { key, origin, length: length as u32 });
@@ -513,6 +517,7 @@ impl Shard {
         self.out.scratch.clear();
         self.out.copied.clear();
         self.out.full = false;
+        self.out.has_sequel = false;
         if self.out.dirty.is_empty() {
             let mut frames = std::mem::take(&mut self.out.turn_frames);
             for frame in frames.drain(..) {

@@ -1,0 +1,50 @@
+//! Anonymous memory that is shared with the kernel: page-aligned, zeroed, unmapped when dropped.
+//!
+//! It knows only its bounds. Who may touch which byte when is decided by its users.
+
+use std::io;
+use std::ptr::{self, NonNull};
+
+/// A private anonymous mapping. Its pages exist once they are touched.
+#[derive(Debug)]
+pub(super) struct Mapping {
+    start: NonNull<u8>,
+    length: usize,
+}
+
+impl Mapping {
+    /// Maps `length` bytes, rounded up to pages by the kernel.
+    ///
+    /// # Errors
+    /// What `mmap` says: ENOMEM.
+    pub(super) fn new(length: usize) -> io::Result<Mapping> {
+        // SAFETY: an anonymous mapping at an address that the kernel chooses touches no existing memory.
+        let start = unsafe {
+            libc::mmap(ptr::null_mut(), length, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0)
+        };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        // A huge page would make one touched byte cost 2 MiB; without them the resident size is what is used. Advice only: a
+        // kernel without huge pages refuses it with EINVAL, which changes nothing.
+        // SAFETY: the range was mapped just now and belongs to us.
+        unsafe { libc::madvise(start, length, libc::MADV_NOHUGEPAGE) };
+        let start = NonNull::new(start.cast()).ok_or_else(io::Error::last_os_error)?;
+        Ok(Mapping { start, length })
+    }
+    /// First byte.
+    pub(super) fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+    /// Length in bytes.
+    pub(super) fn length(&self) -> usize {
+        self.length
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the range was mapped by `new`, is unmapped once, and borrows of it can't outlive its owner.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.length) };
+    }
+}
