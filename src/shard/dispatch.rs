@@ -224,11 +224,6 @@ impl Shard {
         }
         self.ready_text = text;
         if self.connections[slot as usize].session == session && self.sessions[session].window.is_some() {
-            // What is still kept stands behind another gap.
-            if self.window_of(session).commands_buffered() > 0 {
-                let id = self.session_id(session);
-                self.gaps.push(id);
-            }
             self.settle_window(session);
             if self.has_early(session) {
                 // Another gap behind the one that was closed.

@@ -76,7 +76,9 @@ impl Watched {
             Some(list) if is_next => {
                 self.version = version;
                 let text = |entry: &Value, key: &str| entry[key].as_str().expect("a text").to_owned();
-                for entry in message["joins"].as_array().expect("joins").iter().chain(message["updates"].as_array().expect("updates")) {
+                for entry in
+                    message["joins"].as_array().expect("joins").iter().chain(message["updates"].as_array().expect("updates"))
+                {
                     list.insert(text(entry, "id"), (text(entry, "user"), entry["state"].clone()));
                 }
                 for entry in message["leaves"].as_array().expect("leaves") {

@@ -18,7 +18,11 @@ fn join(room: &str, seq: u64) -> String {
 }
 
 fn data(messages: &[Value]) -> Vec<u64> {
-    messages.iter().filter(|message| message["type"] == "broadcast").map(|message| message["data"].as_u64().expect("data")).collect()
+    messages
+        .iter()
+        .filter(|message| message["type"] == "broadcast")
+        .map(|message| message["data"].as_u64().expect("data"))
+        .collect()
 }
 
 /// A `throng.v1` member that is about to send seq 2, and one that listens.
@@ -122,7 +126,10 @@ fn a_plain_gap_is_given_up_in_time_and_named() {
     world.pass(REORDER_AGE_MS + 100);
     let errors = world.take(a);
     assert_eq!(errors.len(), 2, "{errors:?}");
-    assert_eq!((&errors[0]["code"], &errors[0]["missing"]["from"], &errors[0]["missing"]["to"]), (&"seq_skipped".into(), &2.into(), &3.into()));
+    assert_eq!(
+        (&errors[0]["code"], &errors[0]["missing"]["from"], &errors[0]["missing"]["to"]),
+        (&"seq_skipped".into(), &2.into(), &3.into())
+    );
     assert_eq!((&errors[1]["missing"]["from"], &errors[1]["missing"]["to"]), (&5.into(), &5.into()));
     assert_eq!(data(&world.take(b)), [4, 6]);
     world.end_all();

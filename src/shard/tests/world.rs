@@ -151,8 +151,7 @@ impl World {
         bytes[..8].copy_from_slice(&seed.to_le_bytes());
         let drivers = (0..shards)
             .map(|id| {
-                let config =
-                    ShardConfig { id: ShardId(id as u16), shards, slots, limits: limits.clone(), echo: true, seed: bytes };
+                let config = ShardConfig { id: ShardId(id as u16), shards, slots, limits: limits.clone(), echo: true, seed: bytes };
                 Driver {
                     shard: Shard::new(config, now),
                     slots: vec![None; slots],
@@ -637,11 +636,8 @@ impl World {
     }
 
     fn act(&mut self, shard: usize, action: Action) {
-        let (Action::Close(key)
-        | Action::Finish(key)
-        | Action::Probe(key)
-        | Action::AwaitWritable(key)
-        | Action::Resume(key)) = action;
+        let (Action::Close(key) | Action::Finish(key) | Action::Probe(key) | Action::AwaitWritable(key) | Action::Resume(key)) =
+            action;
         let id = self.client_of(shard, key).expect("actions name current connections");
         let client = &mut self.clients[id];
         match action {
