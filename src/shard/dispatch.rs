@@ -16,7 +16,7 @@ use crate::close::CloseReason;
 use crate::protocol::encode::{self, ErrorFrame, Welcome};
 use crate::protocol::id64::read_id64;
 use crate::protocol::{self, Command, Dialect, Envelope, ErrorCode, Expired, Fault, Offer, Verdict};
-use crate::time::{Millis, Now};
+use crate::time::{Millis, Now, TICK_MS};
 use std::collections::VecDeque;
 
 /// What a message that can't go on waits for.
@@ -139,7 +139,6 @@ impl Shard {
                 Verdict::Early => {}
             }
         }
-        let had_deadline = self.reorder_deadline(session).is_some();
         loop {
             match self.window_of(session).offer(dialect, seq, text.as_bytes(), now.mono) {
                 Offer::Execute => {
@@ -157,9 +156,7 @@ impl Shard {
                     self.stats.reordered += 1;
                     let id = self.session_id(session);
                     self.gaps.push(id);
-                    if !had_deadline {
-                        self.reorders.push_back((now.mono.after(self.limits.reorder_age_ms), id));
-                    }
+                    self.watch_reorder(session, now.mono.after(self.limits.reorder_age_ms));
                     self.settle_window(session);
                     return Took::Done;
                 }
@@ -227,12 +224,12 @@ impl Shard {
         }
         self.ready_text = text;
         if self.connections[slot as usize].session == session && self.sessions[session].window.is_some() {
-            // What is still kept stands behind another gap.
-            if self.window_of(session).commands_buffered() > 0 {
+            self.settle_window(session);
+            if self.has_early(session) {
+                // Another gap behind the one that was closed.
                 let id = self.session_id(session);
                 self.gaps.push(id);
             }
-            self.settle_window(session);
         }
     }
 
@@ -546,17 +543,28 @@ impl Shard {
         self.reorders.front().map(|(due, _)| *due)
     }
 
+    /// Has a session's early commands looked at when `due`, if they aren't looked at before.
+    fn watch_reorder(&mut self, session: SessionIndex, due: Millis) {
+        if !std::mem::replace(&mut self.sessions[session].watched, true) {
+            let place = self.reorders.partition_point(|(other, _)| *other <= due);
+            self.reorders.insert(place, (due, self.session_id(session)));
+        }
+    }
+
     /// Ends the gaps whose time has run out.
     pub(crate) fn expire_reorder(&mut self, now: Now) {
+        let age = self.limits.reorder_age_ms;
         while let Some((_, id)) = self.reorders.front().copied().filter(|(due, _)| *due <= now.mono) {
             self.reorders.pop_front();
             let Some(session) = self.resolve_session(id) else { continue };
+            self.sessions[session].watched = false;
             let slot = self.sessions[session].connection;
             if slot == NO_CONNECTION || self.sessions[session].window.is_none() {
                 continue;
             }
-            if !self.connections[slot as usize].flags.has(Flags::PAUSED) {
-                let (dialect, age) = (self.sessions[session].dialect, self.limits.reorder_age_ms);
+            let is_paused = self.connections[slot as usize].flags.has(Flags::PAUSED);
+            if !is_paused {
+                let dialect = self.sessions[session].dialect;
                 match self.window_of(session).expire(dialect, now.mono, age) {
                     Expired::Nothing => {}
                     Expired::Freed { expected, received } => self.send_nack(slot, expected, received),
@@ -571,12 +579,17 @@ impl Shard {
                 }
                 self.settle_window(session);
             }
-            if let Some(due) = self.reorder_deadline(session) {
-                let due = due.max(now.mono.after(1));
-                let place = self.reorders.partition_point(|(other, _)| *other <= due);
-                self.reorders.insert(place, (due, id));
+            if self.has_early(session) {
+                // While reading is paused or the window is full there is no deadline; it comes with the end of that.
+                let due = self.reorder_deadline(session).filter(|_| !is_paused).unwrap_or(now.mono.after(age));
+                self.watch_reorder(session, due.max(now.mono.after(TICK_MS)));
             }
         }
+    }
+
+    fn has_early(&self, session: SessionIndex) -> bool {
+        let window = self.sessions[session].window;
+        window.is_some() && self.windows[window.0 as usize].window.commands_buffered() > 0
     }
 
     /// Says of each gap that is still open at the end of the turn's input what is missing.

@@ -2,24 +2,30 @@
 //!
 //! A frame is written once and then never changed. It is charged to [`MemoryUse::Frames`] once, by the capacity of its buffer,
 //! for as long as this shard holds a reference; a frame that came over the mesh is charged by each shard that holds it, so the
-//! account never understates. A buffer whose last reference falls here goes back to the pool: once warm, a message costs no
-//! allocation.
+//! account never understates. A buffer whose last reference falls here goes back to the pool. One that other shards still hold is
+//! *lent*: its maker keeps a reference and takes it back when they are done, or buffers would wander to where messages end and be
+//! missing where they begin. Once warm, a message costs no allocation.
 
 use super::arena::FrameIndex;
 use super::stats::{MemoryUse, Stats};
 use crate::limits::FRAME_POOL_BYTES_MAX;
 use bytes::{Bytes, BytesMut};
 use slab::Slab;
+use std::collections::VecDeque;
 
 /// log2 of the smallest and the largest pooled buffer, in bytes.
 const CLASS_MIN: u32 = 6;
 const CLASS_MAX: u32 = 17;
+/// Lent buffers that are looked at when one is needed: so that one that is held for long does not stand before the others.
+const LENT_LOOKS: usize = 4;
 
 /// Recycled buffers, by powers of two.
 #[derive(Debug, Default)]
 pub(crate) struct BufferPool {
     classes: [Vec<BytesMut>; (CLASS_MAX - CLASS_MIN + 1) as usize],
-    /// Invariant: the sum of the capacities kept, at most [`FRAME_POOL_BYTES_MAX`].
+    /// Buffers of ours that others may still hold, oldest first.
+    lent: VecDeque<Bytes>,
+    /// Invariant: the sum of the capacities kept and of the lengths lent, at most [`FRAME_POOL_BYTES_MAX`].
     bytes: usize,
 }
 
@@ -30,7 +36,11 @@ impl BufferPool {
         if class > CLASS_MAX {
             return BytesMut::with_capacity(length);
         }
-        if let Some(buffer) = self.classes[(class - CLASS_MIN) as usize].pop() {
+        let place = (class - CLASS_MIN) as usize;
+        if self.classes[place].is_empty() {
+            self.reclaim();
+        }
+        if let Some(buffer) = self.classes[place].pop() {
             self.bytes -= buffer.capacity();
             return buffer;
         }
@@ -55,6 +65,40 @@ impl BufferPool {
         }
     }
 
+    /// Keeps a buffer of ours that others hold, to take it back later.
+    fn keep_lent(&mut self, bytes: Bytes) {
+        if bytes.len() > 1 << CLASS_MAX {
+            return;
+        }
+        self.bytes += bytes.len();
+        self.lent.push_back(bytes);
+        while self.bytes > FRAME_POOL_BYTES_MAX {
+            let Some(oldest) = self.lent.pop_front() else { break };
+            self.bytes -= oldest.len();
+        }
+    }
+
+    /// Takes back a few of the lent buffers that nobody else holds any more.
+    fn reclaim(&mut self) {
+        for _ in 0..self.lent.len().min(LENT_LOOKS) {
+            let Some(bytes) = self.lent.pop_front() else { return };
+            self.bytes -= bytes.len();
+            self.give_own(bytes);
+        }
+    }
+
+    /// Takes a buffer of ours back, or keeps it as lent if somebody else holds it.
+    pub(crate) fn give_own(&mut self, bytes: Bytes) {
+        if bytes.is_unique() { self.give(bytes) } else { self.keep_lent(bytes) }
+    }
+
+    /// As [`copy`](Self::copy), for another shard to hold.
+    pub(crate) fn lend(&mut self, parts: &[&[u8]]) -> Bytes {
+        let bytes = self.copy(parts);
+        self.keep_lent(bytes.clone());
+        bytes
+    }
+
     /// A frozen copy of `parts`, one after the other.
     pub(crate) fn copy(&mut self, parts: &[&[u8]]) -> Bytes {
         let mut buffer = self.take(parts.iter().map(|part| part.len()).sum());
@@ -71,6 +115,8 @@ struct Frame {
     /// Invariant: one for each queue entry and pass that names the frame, and one for the turn if it is pending in it.
     references: u32,
     charged: u32,
+    /// Its buffer is of this shard's pool.
+    own: bool,
 }
 
 /// The frames that this shard holds.
@@ -84,15 +130,19 @@ impl Frames {
     /// Makes a frame of `parts`, with one reference, the caller's.
     pub(crate) fn make(&mut self, stats: &mut Stats, parts: &[&[u8]]) -> FrameIndex {
         let bytes = self.pool.copy(parts);
-        self.adopt(stats, bytes)
+        self.insert(stats, bytes, true)
     }
 
-    /// Takes in bytes that are a whole frame already, with one reference, the caller's.
+    /// Takes in bytes of another shard that are a whole frame already, with one reference, the caller's.
     pub(crate) fn adopt(&mut self, stats: &mut Stats, bytes: Bytes) -> FrameIndex {
+        self.insert(stats, bytes, false)
+    }
+
+    fn insert(&mut self, stats: &mut Stats, bytes: Bytes, own: bool) -> FrameIndex {
         let length = bytes.len();
         let charged = if length <= 1 << CLASS_MAX { length.next_power_of_two().max(1 << CLASS_MIN) } else { length };
         stats.charge(MemoryUse::Frames, charged);
-        FrameIndex(self.frames.insert(Frame { bytes, references: 1, charged: charged as u32 }) as u32)
+        FrameIndex(self.frames.insert(Frame { bytes, references: 1, charged: charged as u32, own }) as u32)
     }
 
     pub(crate) fn hold(&mut self, frame: FrameIndex) {
@@ -105,7 +155,10 @@ impl Frames {
         if held.references == 0 {
             let gone = self.frames.remove(frame.0 as usize);
             stats.release(MemoryUse::Frames, gone.charged as usize);
-            self.pool.give(gone.bytes);
+            match gone.own {
+                true => self.pool.give_own(gone.bytes),
+                false => self.pool.give(gone.bytes),
+            }
         }
     }
 
@@ -140,15 +193,35 @@ mod tests {
     }
 
     #[test]
-    fn a_buffer_that_another_shard_holds_is_not_used_again() {
+    fn a_lent_buffer_is_used_again_when_it_is_free_and_not_before() {
         let (mut frames, mut stats) = (Frames::default(), Stats::default());
         let frame = frames.make(&mut stats, &[b"shared"]);
+        let address = frames.bytes(frame).as_ptr();
         let other = frames.share(frame);
         frames.release(&mut stats, frame);
         let again = frames.make(&mut stats, &[b"another"]);
         assert_eq!(&other[..], b"shared");
-        assert_ne!(frames.bytes(again).as_ptr(), other.as_ptr());
-        frames.pool.give(other);
-        assert_eq!(frames.pool.bytes, 64);
+        assert_ne!(frames.bytes(again).as_ptr(), address);
+        // The other shard's pool does not get it.
+        let mut theirs = Frames::default();
+        let adopted = theirs.adopt(&mut stats, other);
+        theirs.release(&mut stats, adopted);
+        assert_eq!(theirs.pool.bytes, 0);
+        let third = frames.make(&mut stats, &[b"third"]);
+        assert_eq!(frames.bytes(third).as_ptr(), address);
+        assert_eq!((frames.pool.bytes, frames.pool.lent.len()), (0, 0));
+    }
+
+    #[test]
+    fn lent_buffers_are_kept_only_up_to_the_bound_of_the_pool() {
+        let mut pool = BufferPool::default();
+        let text = [0; 1_000];
+        let lent: Vec<Bytes> = (0..2 * FRAME_POOL_BYTES_MAX / text.len()).map(|_| pool.lend(&[&text])).collect();
+        assert!(pool.bytes <= FRAME_POOL_BYTES_MAX && pool.bytes > FRAME_POOL_BYTES_MAX / 2);
+        drop(lent);
+        while !pool.lent.is_empty() {
+            pool.reclaim();
+        }
+        assert!(pool.bytes <= FRAME_POOL_BYTES_MAX);
     }
 }

@@ -113,7 +113,7 @@ impl Command {
         let text = if parts.iter().all(|part| part.is_empty()) {
             Bytes::new()
         } else {
-            pool.copy(&[parts[0].as_bytes(), parts[1].as_bytes(), parts[2].as_bytes()])
+            pool.lend(&[parts[0].as_bytes(), parts[1].as_bytes(), parts[2].as_bytes()])
         };
         Command { session: ask.session, membership: ask.membership, presence: ask.presence, seq: ask.seq, shape, text }
     }

@@ -45,6 +45,8 @@ pub(crate) struct Session {
     pub(crate) numbered: bool,
     /// It is in the list of sessions to acknowledge with this turn.
     pub(crate) ack_due: bool,
+    /// It is in the list of sessions whose early commands are watched.
+    pub(crate) watched: bool,
     pub(crate) dialect: Dialect,
 }
 
@@ -89,6 +91,7 @@ impl Shard {
             phase: Phase::Attached,
             numbered: false,
             ack_due: false,
+            watched: false,
             dialect,
         };
         let Some(index) = self.sessions.insert(session) else {

@@ -10,3 +10,4 @@ mod joining;
 mod pausing;
 mod presence;
 mod rooms;
+mod sequence;
