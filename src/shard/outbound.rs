@@ -483,6 +483,7 @@ impl Shard {
             }
             stash.first_sent = 0;
             stash.backlog.pop_front();
+            connection.flags.clear(Flags::GREETING);
             self.stats.release(MemoryUse::Backlog, size_of::<Queued>());
             self.stats.frames_out += 1;
             self.out.frames.release(&mut self.stats, first.frame);
@@ -506,9 +507,13 @@ impl Shard {
                 continue;
             }
             self.connections[key.slot as usize].flags.clear(Flags::IN_FLIGHT);
-            if matches!(origin, Origin::Backlog) {
-                self.shorten_backlog(now, key.slot, length);
-                self.after_backlog(key.slot);
+            match origin {
+                Origin::Pending(_) => self.connections[key.slot as usize].flags.clear(Flags::GREETING),
+                Origin::Backlog => {
+                    self.shorten_backlog(now, key.slot, length);
+                    self.after_backlog(key.slot);
+                }
+                Origin::Short(_) => {}
             }
             self.after_sent(now, key.slot);
         }
@@ -572,9 +577,13 @@ impl Shard {
         }
     }
 
-    /// Drops everything that waits for a connection's socket, but for the rest of a frame that is partly sent if `keep_partial`.
+    /// Drops everything that waits for a connection's socket. If `keep_partial`, the rest of a frame that is partly sent stays, and
+    /// so does everything while the answer to the upgrade request is among it.
     pub(crate) fn drop_queue(&mut self, slot: u32, keep_partial: bool) {
         let connection = &mut self.connections[slot as usize];
+        if keep_partial && connection.flags.has(Flags::GREETING) {
+            return;
+        }
         self.out.free_pending(connection);
         if !connection.flags.has(Flags::BACKLOGGED) {
             return;

@@ -115,11 +115,13 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn is_gone(&self) -> bool {
-        self.closed && self.incoming.is_empty()
-    }
-    pub(super) fn has_unsent(&self) -> bool {
-        !self.outgoing.is_empty()
+    /// Whether the driver has something to tell the core of it.
+    fn has_event(&self, now: Now) -> bool {
+        !self.accepted
+            || (self.awaits_writable && self.incoming.len() < self.incoming_max)
+            || (self.end == Some(Ended::Error) && !self.end_told)
+            || (!self.end_told && !self.paused && (self.end.is_some() || !self.outgoing.is_empty()))
+            || self.hung_up.is_some_and(|due| due <= now.mono)
     }
 }
 
@@ -355,6 +357,12 @@ impl World {
         self.run();
     }
 
+    /// Lets `ms` pass in the middle of everything.
+    pub(super) fn tick(&mut self, ms: u64) {
+        self.set_time(self.now.mono.after(ms));
+        self.round();
+    }
+
     fn set_time(&mut self, to: Millis) {
         self.now.wall.0 += to.since(self.now.mono);
         self.now.mono = to;
@@ -433,7 +441,7 @@ impl World {
                 driver.shard.handle_transmitted(self.now, transmit.ticket, Taken::Broken);
                 continue;
             }
-            let mut room = client.incoming_max - client.incoming.len();
+            let mut room = client.incoming_max.saturating_sub(client.incoming.len());
             if self.disorder.shorts && self.random.below(4) == 0 {
                 room = room.min(self.random.below(bytes.len() as u64 + 1) as usize);
             }
@@ -478,7 +486,7 @@ impl World {
             if !self.disorder.shuffles || self.random.below(3) > 0 {
                 happened |= self.socket(shard, id);
             } else {
-                happened = true;
+                happened |= self.clients[id].has_event(now);
             }
         }
         happened
