@@ -1,7 +1,7 @@
 //! Every bound of the server: its name and unit, why it has its value, and what happens when it is reached.
 //!
 //! Constants are fixed for the build; [`Limits`] holds what an operator may set. Relations between bounds are `const` assertions
-//! at the end, so that a change which breaks one does not compile. [`Limits::memory_plan`] adds everything up.
+//! at the end, so that a change which breaks one does not compile. `control::memory` adds everything up.
 
 use crate::time::TICK_MS;
 

@@ -24,9 +24,11 @@ fn command() -> Command {
 fn main() -> ExitCode {
     // Before the first table is mapped. Without it the server runs as well, with more memory.
     let _ = thread::disable_huge_pages();
+    // A ring's file table is bounded by it.
+    let files_max = throng::uring::probe::raise_descriptor_limit();
     let matches = command().get_matches();
     match matches.subcommand() {
-        Some(("serve", matches)) => serve::run(matches, &BACKEND),
-        _ => serve::run(&matches, &BACKEND),
+        Some(("serve", matches)) => serve::run(matches, files_max, &BACKEND),
+        _ => serve::run(&matches, files_max, &BACKEND),
     }
 }

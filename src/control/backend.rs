@@ -2,36 +2,35 @@
 
 use super::config::Settings;
 use super::config::check::Effective;
-use super::data_plane::{DataPlane, Snapshot};
+use super::data_plane::DataPlane;
 use super::serve::{Backend, Started};
-use crate::driver::{Clock, Options, Plan, Server};
-use crate::limits::{ASSEMBLER_POOL_BYTES_MAX, FRAME_POOL_BYTES_MAX, LANE_BYTES_MAX, Limits, PROCESS_BYTES};
+use crate::driver::{Options, Server, Snapshot, StartError};
 use crate::shard::Order;
 use crate::time::Millis;
-use crate::uring::Kernel;
+use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
-/// The driver of this build.
-pub const BACKEND: Backend = Backend { probe, fixed_bytes, start };
+/// A killed server's listeners live on until its ring is torn down, some hundred ms later. Its lock is free before.
+const LISTEN_ATTEMPTS: u32 = 60;
+const LISTEN_PAUSE: Duration = Duration::from_millis(50);
 
-fn probe() -> Result<Vec<String>, String> {
-    let kernel = Kernel::probe().map_err(|obstacle| obstacle.to_string())?;
-    let mut lacks = Vec::new();
-    if !kernel.incremental_buffers {
-        lacks.push("incremental receive buffers (Linux 6.12): small messages take a whole buffer each".to_owned());
+/// The event loops of this build.
+pub const BACKEND: Backend = Backend { start };
+
+impl DataPlane for Server {
+    fn snapshots(&self) -> Vec<Snapshot> {
+        Server::snapshots(self)
     }
-    if let Some(somaxconn) = kernel.somaxconn.filter(|&length| length < 1_024) {
-        lacks.push(format!("a long accept queue: net.core.somaxconn is {somaxconn}, and a storm overflows it"));
+    fn order(&self, order: Order) {
+        Server::order(self, order);
     }
-    Ok(lacks)
-}
-
-/// Rings, lanes, buffers and tables, the pools that never shrink below what they have grown to, and the process itself.
-fn fixed_bytes(shards: usize, limits: &Limits) -> usize {
-    // Whether the machine can have so many slots is refused elsewhere; here only the sum is wanted.
-    let rings = Plan::new(limits, shards, u64::MAX).map_or(0, |plan| plan.fixed_bytes());
-    let lanes = 2 * shards * shards.saturating_sub(1) * LANE_BYTES_MAX;
-    rings + lanes + shards * (FRAME_POOL_BYTES_MAX + ASSEMBLER_POOL_BYTES_MAX) + PROCESS_BYTES
+    fn connections(&self) -> usize {
+        Server::connections(self)
+    }
+    fn now(&self) -> Millis {
+        self.clock().millis()
+    }
 }
 
 fn start(settings: &Settings, effective: &Effective) -> Result<Started, String> {
@@ -42,30 +41,20 @@ fn start(settings: &Settings, effective: &Effective) -> Result<Started, String> 
         echo: settings.echo,
         pin: true,
     };
-    let server = Server::start(options).map_err(|error| error.to_string())?;
-    let (address, clock) = (server.local_addr(), server.clock());
-    Ok((Arc::new(Shards { server, clock }), address))
-}
-
-struct Shards {
-    server: Server,
-    clock: Clock,
-}
-
-impl DataPlane for Shards {
-    fn snapshots(&self) -> Vec<Snapshot> {
-        self.server.snapshots()
+    let mut attempts = 1;
+    let server = loop {
+        match Server::start(options.clone()) {
+            Ok(server) => break server,
+            Err(StartError::Listen { error, .. }) if error.kind() == io::ErrorKind::AddrInUse && attempts < LISTEN_ATTEMPTS => {
+                attempts += 1;
+                std::thread::sleep(LISTEN_PAUSE);
+            }
+            Err(error) => return Err(error.to_string()),
+        }
+    };
+    let mut lacks = Vec::new();
+    if !server.kernel().incremental_buffers {
+        lacks.push("buffers filled piece by piece (Linux 6.12): each receive takes a whole buffer".to_owned());
     }
-    fn order(&self, order: Order) {
-        self.server.order(order);
-    }
-    fn sockets(&self) -> usize {
-        self.server.connections()
-    }
-    fn shards_running(&self) -> usize {
-        self.server.shards_running()
-    }
-    fn now(&self) -> Millis {
-        self.clock.millis()
-    }
+    Ok(Started { listen: server.local_addr(), lacks, plane: Arc::new(server) })
 }

@@ -1,4 +1,5 @@
-//! What the control plane knows of the shards: snapshots to read, orders to give, and whether they still run.
+//! What the control plane knows of the shards: snapshots to read and orders to give. That a shard's thread
+//! runs need not be asked: if one dies the process ends.
 //!
 //! The driver's server is joined to it in one place; admin, metrics and the life of the server are written against this trait and
 //! tested with doubles.
@@ -6,7 +7,7 @@
 use crate::shard::Order;
 use crate::time::Millis;
 
-pub use crate::driver::stats::{DriverStats, LAG_BOUNDS_US, Snapshot};
+pub use crate::driver::{DriverStats, LAG_BOUNDS_US, Snapshot};
 
 /// The running shards.
 pub trait DataPlane: Send + Sync + 'static {
@@ -14,10 +15,8 @@ pub trait DataPlane: Send + Sync + 'static {
     fn snapshots(&self) -> Vec<Snapshot>;
     /// Gives every shard an order. Never waits for a shard.
     fn order(&self, order: Order);
-    /// Sockets held by all shards: 0 once everything is closed.
-    fn sockets(&self) -> usize;
-    /// Shards whose thread runs. Fewer than were started: one has failed.
-    fn shards_running(&self) -> usize;
+    /// Connections of all shards: 0 once everything is closed.
+    fn connections(&self) -> usize;
     /// The monotonic clock of the shards, in which orders are dated.
     fn now(&self) -> Millis;
 }

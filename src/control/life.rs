@@ -8,8 +8,6 @@ use crate::time::Millis;
 
 /// Exit code after a third signal: that of a shell for SIGINT.
 pub const EXIT_AT_ONCE: u8 = 130;
-/// Exit code when a shard has failed.
-pub const EXIT_SHARD_FAILED: u8 = 1;
 
 /// What is to be done now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +23,7 @@ pub enum Step {
     Exit {
         /// Exit code.
         code: u8,
-        /// Sockets that are cut.
+        /// Connections that are cut.
         cut: usize,
     },
 }
@@ -44,19 +42,18 @@ enum Phase {
 pub struct Life {
     phase: Phase,
     signals: u32,
-    shards: usize,
     notice_ms: u64,
     drain_ms: u64,
 }
 
 impl Life {
-    /// A running server of `shards` shards.
-    pub fn new(shards: usize, notice_ms: u64, drain_ms: u64) -> Life {
-        Life { phase: Phase::Running, signals: 0, shards, notice_ms, drain_ms }
+    /// A running server.
+    pub fn new(notice_ms: u64, drain_ms: u64) -> Life {
+        Life { phase: Phase::Running, signals: 0, notice_ms, drain_ms }
     }
 
     /// SIGTERM or SIGINT: the first begins the notice, the second ends it, the third ends everything.
-    pub fn handle_signal(&mut self, now: Millis, sockets: usize) -> Option<Step> {
+    pub fn handle_signal(&mut self, now: Millis, connections: usize) -> Option<Step> {
         self.signals += 1;
         match (self.signals, self.phase) {
             (1, _) => {
@@ -66,19 +63,15 @@ impl Life {
             (2, Phase::Notice(_)) => Some(self.drain(now)),
             // The notice had run out by itself; a nervous second signal must not cut connections that are being closed.
             (2, _) => None,
-            _ => Some(Step::Exit { code: EXIT_AT_ONCE, cut: sockets }),
+            _ => Some(Step::Exit { code: EXIT_AT_ONCE, cut: connections }),
         }
     }
 
-    /// To be called often: time has passed, connections may have gone, a shard may have failed.
-    pub fn handle_tick(&mut self, now: Millis, sockets: usize, shards_running: usize) -> Option<Step> {
+    /// To be called often: time has passed, connections may have gone.
+    pub fn handle_tick(&mut self, now: Millis, connections: usize) -> Option<Step> {
         match self.phase {
-            Phase::Running | Phase::Notice(_) if shards_running < self.shards => {
-                Some(Step::Exit { code: EXIT_SHARD_FAILED, cut: sockets })
-            }
             Phase::Notice(until) if now >= until => Some(self.drain(now)),
-            // A shard whose sockets are closed may end before the others.
-            Phase::Draining(until) if sockets == 0 || now >= until => Some(Step::Exit { code: 0, cut: sockets }),
+            Phase::Draining(until) if connections == 0 || now >= until => Some(Step::Exit { code: 0, cut: connections }),
             Phase::Running | Phase::Notice(_) | Phase::Draining(_) => None,
         }
     }
@@ -94,18 +87,18 @@ mod tests {
     use super::*;
 
     fn life() -> Life {
-        Life::new(2, 10_000, 10_000)
+        Life::new(10_000, 10_000)
     }
 
     #[test]
-    fn a_signal_is_notice_then_drain_then_the_end_with_the_last_socket() {
+    fn a_signal_is_notice_then_drain_then_the_end_with_the_last_connection() {
         let mut life = life();
-        assert_eq!(life.handle_tick(Millis(0), 5, 2), None);
+        assert_eq!(life.handle_tick(Millis(0), 5), None);
         assert_eq!(life.handle_signal(Millis(1_000), 5), Some(Step::FailReadiness));
-        assert_eq!(life.handle_tick(Millis(10_999), 5, 2), None);
-        assert_eq!(life.handle_tick(Millis(11_000), 5, 2), Some(Step::Drain { by: Millis(19_000) }));
-        assert_eq!(life.handle_tick(Millis(15_000), 1, 2), None);
-        assert_eq!(life.handle_tick(Millis(15_050), 0, 0), Some(Step::Exit { code: 0, cut: 0 }));
+        assert_eq!(life.handle_tick(Millis(10_999), 5), None);
+        assert_eq!(life.handle_tick(Millis(11_000), 5), Some(Step::Drain { by: Millis(19_000) }));
+        assert_eq!(life.handle_tick(Millis(15_000), 1), None);
+        assert_eq!(life.handle_tick(Millis(15_050), 0), Some(Step::Exit { code: 0, cut: 0 }));
     }
 
     #[test]
@@ -113,8 +106,8 @@ mod tests {
         let mut life = life();
         life.handle_signal(Millis(0), 5);
         life.handle_signal(Millis(0), 5);
-        assert_eq!(life.handle_tick(Millis(9_999), 3, 2), None);
-        assert_eq!(life.handle_tick(Millis(10_000), 3, 2), Some(Step::Exit { code: 0, cut: 3 }));
+        assert_eq!(life.handle_tick(Millis(9_999), 3), None);
+        assert_eq!(life.handle_tick(Millis(10_000), 3), Some(Step::Exit { code: 0, cut: 3 }));
     }
 
     #[test]
@@ -129,24 +122,15 @@ mod tests {
     fn a_second_signal_after_the_notice_leaves_the_drain_alone() {
         let mut life = life();
         life.handle_signal(Millis(0), 5);
-        life.handle_tick(Millis(10_000), 5, 2);
+        life.handle_tick(Millis(10_000), 5);
         assert_eq!(life.handle_signal(Millis(10_100), 5), None);
         assert_eq!(life.handle_signal(Millis(10_200), 5), Some(Step::Exit { code: 130, cut: 5 }));
     }
 
     #[test]
-    fn a_failed_shard_ends_the_server_but_a_drained_one_does_not() {
-        assert_eq!(life().handle_tick(Millis(0), 5, 1), Some(Step::Exit { code: 1, cut: 5 }));
-        let mut life = life();
-        life.handle_signal(Millis(0), 5);
-        life.handle_signal(Millis(0), 5);
-        assert_eq!(life.handle_tick(Millis(1), 2, 1), None);
-    }
-
-    #[test]
     fn a_drain_shorter_than_the_linger_leaves_half_of_it_for_the_answers() {
-        let mut life = Life::new(1, 0, 1_000);
+        let mut life = Life::new(0, 1_000);
         life.handle_signal(Millis(0), 1);
-        assert_eq!(life.handle_tick(Millis(0), 1, 1), Some(Step::Drain { by: Millis(500) }));
+        assert_eq!(life.handle_tick(Millis(0), 1), Some(Step::Drain { by: Millis(500) }));
     }
 }

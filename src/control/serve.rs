@@ -13,7 +13,6 @@ use super::memory::MachineMemory;
 use super::metrics::Constants;
 use super::notify::{READY, STOPPING, notify};
 use crate::driver::clock::Clock;
-use crate::limits::Limits;
 use crate::shard::Order;
 use crate::time::WallMillis;
 use clap::ArgMatches;
@@ -35,16 +34,25 @@ const EXIT_USAGE: u8 = 2;
 
 /// What the driver gives the control plane.
 pub struct Backend {
-    /// Asks the kernel what it can do. What it lacks, a line each; or why it does not do at all, with the remedy.
-    pub probe: fn() -> Result<Vec<String>, String>,
-    /// Bytes of rings, lanes, scratch and buffers of so many shards.
-    pub fixed_bytes: fn(usize, &Limits) -> usize,
-    /// Starts the shards on an address; the address that they got.
+    /// Asks the kernel what it can do, and starts the shards; or why not, with the remedy.
     pub start: fn(&Settings, &Effective) -> Result<Started, String>,
 }
 
-/// Running shards, and the address that they listen on.
-pub type Started = (Arc<dyn DataPlane>, SocketAddr);
+/// Running shards.
+pub struct Started {
+    /// How they are reached.
+    pub plane: Arc<dyn DataPlane>,
+    /// Where they listen.
+    pub listen: SocketAddr,
+    /// What the kernel lacks and they do without, a line each.
+    pub lacks: Vec<String>,
+}
+
+impl fmt::Debug for Started {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Started").field("listen", &self.listen).field("lacks", &self.lacks).finish_non_exhaustive()
+    }
+}
 
 impl fmt::Debug for Backend {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -66,9 +74,9 @@ fn usage(cause: impl fmt::Display) -> Refusal {
     Refusal { code: EXIT_USAGE, cause: cause.to_string() }
 }
 
-/// Runs the command to its end.
-pub fn run(matches: &ArgMatches, backend: &Backend) -> ExitCode {
-    match serve(matches, backend) {
+/// Runs the command to its end. `files_max` is RLIMIT_NOFILE as it is in force.
+pub fn run(matches: &ArgMatches, files_max: u64, backend: &Backend) -> ExitCode {
+    match serve(matches, files_max, backend) {
         Ok(code) => code.into(),
         Err(refusal) => {
             for line in refusal.cause.lines() {
@@ -79,20 +87,16 @@ pub fn run(matches: &ArgMatches, backend: &Backend) -> ExitCode {
     }
 }
 
-fn serve(matches: &ArgMatches, backend: &Backend) -> Result<u8, Refusal> {
+fn serve(matches: &ArgMatches, files_max: u64, backend: &Backend) -> Result<u8, Refusal> {
     let config = flags::load(matches).map_err(usage)?;
-    let machine = Machine {
-        cores: std::thread::available_parallelism().map_or(1, usize::from),
-        files_max: raise_files_max(),
-        memory: MachineMemory::read(),
-    };
-    let effective = effective(&config, &machine, backend.fixed_bytes).map_err(usage)?;
+    let machine =
+        Machine { cores: std::thread::available_parallelism().map_or(1, usize::from), files_max, memory: MachineMemory::read() };
+    let effective = effective(&config, &machine).map_err(usage)?;
     if flags::wants_print(matches) {
         io::stdout().write_all(print(&config, &effective).as_bytes()).map_err(failed)?;
         return Ok(0);
     }
     start_log(&config.settings);
-    let lacks = (backend.probe)().map_err(failed)?;
     // From here on a signal waits until the server runs, and then stops it in order.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     let signals = {
@@ -100,24 +104,11 @@ fn serve(matches: &ArgMatches, backend: &Backend) -> Result<u8, Refusal> {
         [signal(SignalKind::terminate()).map_err(failed)?, signal(SignalKind::interrupt()).map_err(failed)?]
     };
     let server = Server::start(&config, &effective, backend)?;
-    server.announce(&effective, &machine, &lacks).map_err(failed)?;
+    server.announce(&effective, &machine).map_err(failed)?;
     for warning in &effective.warnings {
         tracing::warn!("{warning}");
     }
-    Ok(runtime.block_on(server.supervise(signals, &config.settings, effective.shards)))
-}
-
-/// The limit that bounds a ring's file table; raised to what the machine allows without privilege.
-fn raise_files_max() -> u64 {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    let before = limit.current;
-    limit.current = limit.maximum;
-    match setrlimit(Resource::Nofile, limit) {
-        Ok(()) => limit.maximum,
-        Err(_) => before,
-    }
-    .unwrap_or(u64::MAX)
+    Ok(runtime.block_on(server.supervise(signals, &config.settings)))
 }
 
 fn start_log(settings: &Settings) {
@@ -141,6 +132,7 @@ struct Server {
     state: Arc<State>,
     listen: SocketAddr,
     admin: SocketAddr,
+    lacks: Vec<String>,
     echo: bool,
     _locks: [Lock; 2],
 }
@@ -149,27 +141,28 @@ impl Server {
     fn start(config: &Config, effective: &Effective, backend: &Backend) -> Result<Server, Refusal> {
         let settings = &config.settings;
         let since = rfc3339(Clock::start().now().wall);
-        let lock =
-            |address: SocketAddr| Lock::acquire(address, &format!("since {since}, admin {}", settings.admin)).map_err(failed);
-        // A port that the kernel is yet to choose can only be locked afterwards.
-        let chosen = |address: SocketAddr| (address.port() != 0).then(|| lock(address)).transpose();
-        let (listen_lock, admin_lock) = (chosen(settings.listen)?, chosen(settings.admin)?);
-        let listener = bind_admin(settings.admin)?;
-        let admin = listener.local_addr().map_err(failed)?;
-        let (plane, listen) = (backend.start)(settings, effective).map_err(failed)?;
+        // A port that the kernel chooses can be bound before the locks and locked only afterwards.
+        let bound = (settings.admin.port() == 0).then(|| bind_admin(settings.admin)).transpose()?;
+        let admin = bound.as_ref().map_or(Ok(settings.admin), TcpListener::local_addr).map_err(failed)?;
+        let about = format!("since {since}, admin {admin}");
+        let lock = |address: SocketAddr| Lock::acquire(address, &about).map_err(failed);
+        let listen_lock = (settings.listen.port() != 0).then(|| lock(settings.listen)).transpose()?;
+        let admin_lock = lock(admin)?;
+        let listener = bound.map_or_else(|| bind_admin(admin), Ok)?;
+        let Started { plane, listen, lacks } = (backend.start)(settings, effective).map_err(failed)?;
         let state = Arc::new(State::default());
         let constants = Constants { shards: effective.shards, memory: effective.memory };
         Admin::new(Arc::clone(&plane), Arc::clone(&state), constants, listen)
             .start(listener)
             .map_err(|error| failed(format!("the admin listener did not start: {error}")))?;
-        let _locks = [listen_lock.map_or_else(|| lock(listen), Ok)?, admin_lock.map_or_else(|| lock(admin), Ok)?];
+        let _locks = [listen_lock.map_or_else(|| lock(listen), Ok)?, admin_lock];
         plane.order(Order::Ready(true));
         state.set(Phase::Ready);
-        Ok(Server { plane, state, listen, admin, echo: settings.echo, _locks })
+        Ok(Server { plane, state, listen, admin, lacks, echo: settings.echo, _locks })
     }
 
     /// The block that says that everything runs, on standard output.
-    fn announce(&self, effective: &Effective, machine: &Machine, lacks: &[String]) -> io::Result<()> {
+    fn announce(&self, effective: &Effective, machine: &Machine) -> io::Result<()> {
         let memory = &effective.memory;
         let mut block = format!("throng {} runs as process {}\n", env!("CARGO_PKG_VERSION"), std::process::id());
         let mut line = |name: &str, value: String| block.push_str(&format!("{name:>18} {value}\n"));
@@ -182,7 +175,7 @@ impl Server {
             "kernel memory",
             format!("about {} more with all connections open", super::config::units::human_size(memory.kernel_bytes() as u64)),
         );
-        for lack in lacks {
+        for lack in &self.lacks {
             line("kernel lacks", lack.clone());
         }
         let mut output = io::stdout().lock();
@@ -193,37 +186,38 @@ impl Server {
     }
 
     /// Waits for signals and sees to the end.
-    async fn supervise(self, [mut terminate, mut interrupt]: [Signal; 2], settings: &Settings, shards: usize) -> u8 {
+    async fn supervise(self, [mut terminate, mut interrupt]: [Signal; 2], settings: &Settings) -> u8 {
         let mut ticks = tokio::time::interval(TICK);
-        let mut life = Life::new(shards, settings.drain_notice_ms, settings.drain_ms);
+        let mut life = Life::new(settings.drain_notice_ms, settings.drain_ms);
         loop {
             let signalled = tokio::select! {
                 _ = terminate.recv() => true,
                 _ = interrupt.recv() => true,
                 _ = ticks.tick() => false,
             };
-            let (now, sockets) = (self.plane.now(), self.plane.sockets());
+            let (now, connections) = (self.plane.now(), self.plane.connections());
             let step = match signalled {
-                true => life.handle_signal(now, sockets),
-                false => life.handle_tick(now, sockets, self.plane.shards_running()),
+                true => life.handle_signal(now, connections),
+                false => life.handle_tick(now, connections),
             };
             match step {
                 None => {}
                 Some(Step::FailReadiness) => {
-                    tracing::info!(sockets, notice_ms = settings.drain_notice_ms, "stopping: readiness fails, accepting goes on");
+                    tracing::info!(
+                        connections,
+                        notice_ms = settings.drain_notice_ms,
+                        "stopping: readiness fails, accepting goes on"
+                    );
                     notify(STOPPING);
                     self.state.set(Phase::Draining);
                     self.plane.order(Order::Ready(false));
                 }
                 Some(Step::Drain { by }) => {
-                    tracing::info!(sockets, drain_ms = settings.drain_ms, "draining");
+                    tracing::info!(connections, drain_ms = settings.drain_ms, "draining");
                     self.plane.order(Order::Drain { by });
                 }
                 Some(Step::Exit { code, cut }) => {
-                    match code {
-                        super::life::EXIT_SHARD_FAILED => tracing::error!(cut, "a shard has failed"),
-                        _ => tracing::info!(cut, "stopped"),
-                    }
+                    tracing::info!(cut, "stopped");
                     return code;
                 }
             }
@@ -283,11 +277,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_file_limit_is_raised_and_never_zero() {
-        assert!(raise_files_max() > 0);
-    }
-
     /// In the child of the test below: the port to serve on.
     const CHILD_VARIABLE: &str = "SERVE_TEST_PORT";
 
@@ -306,11 +295,8 @@ mod tests {
                 self.drained.store(true, Ordering::Relaxed);
             }
         }
-        fn sockets(&self) -> usize {
+        fn connections(&self) -> usize {
             usize::from(!self.drained.load(Ordering::Relaxed))
-        }
-        fn shards_running(&self) -> usize {
-            2
         }
         fn now(&self) -> Millis {
             self.clock.millis()
@@ -319,18 +305,16 @@ mod tests {
 
     fn serve_in_child(port: &str) -> ! {
         let backend = Backend {
-            probe: || Ok(vec!["nothing".to_owned()]),
-            fixed_bytes: |_, _| 0,
             start: |settings, _| {
                 let plane = Plane { clock: Clock::start(), drained: AtomicBool::new(false) };
-                Ok((Arc::new(plane), settings.listen))
+                Ok(Started { plane: Arc::new(plane), listen: settings.listen, lacks: vec!["nothing".to_owned()] })
             },
         };
         let listen = format!("127.0.0.1:{port}");
         let words = ["throng", "--listen", &listen, "--admin", "127.0.0.1:0", "--shards", "2", "--drain-notice", "1h"];
         let matches = clap::Command::new("throng").args(flags::arguments()).get_matches_from(words);
         // ExitCode can't be looked into; the harness of the child must not print its own verdict over it.
-        std::process::exit(serve(&matches, &backend).map_or(99, i32::from));
+        std::process::exit(serve(&matches, 20_000, &backend).map_or(99, i32::from));
     }
 
     fn get(admin: &str, path: &str) -> String {
@@ -364,6 +348,7 @@ mod tests {
 
         let refusal = Lock::acquire(SocketAddr::from(([127, 0, 0, 1], port)), "").unwrap_err().to_string();
         assert!(refusal.contains(&format!("process {} (since 2", child.id())), "{refusal}");
+        assert!(refusal.contains(&format!("admin {admin})")), "{refusal}");
         assert!(get(&admin, "/readyz").starts_with("HTTP/1.1 200"));
 
         let pid = rustix::process::Pid::from_child(&child);

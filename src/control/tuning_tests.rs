@@ -1,4 +1,4 @@
-//! The files of `tuning/` are well formed and agree with the defaults of the settings.
+//! The files of `tuning/` are well formed and agree with the defaults of the settings, and so does the README.
 
 use super::config::Settings;
 use crate::limits::LISTEN_BACKLOG;
@@ -50,4 +50,14 @@ fn systemd_finds_the_unit_in_order_where_systemd_is_there_to_ask() {
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success() && !said.contains("throng.service:"), "{said}");
     }
+}
+
+#[test]
+fn the_readme_shows_every_setting_with_its_default_and_meaning() {
+    let readme = include_str!("../../README.md");
+    let rows: Vec<String> = super::config::KEYS
+        .iter()
+        .map(|key| format!("| `--{}` | {} | {} |", key.name, (key.value)(&Settings::default()), key.doc))
+        .collect();
+    assert!(rows.iter().all(|row| readme.contains(row)), "the table in README.md should be:\n{}", rows.join("\n"));
 }

@@ -52,6 +52,7 @@ impl Clock {
     }
 
     /// The monotonic reading `micros` with the wall clock of now.
+    #[allow(clippy::disallowed_methods)]
     pub(super) fn at(&self, micros: Micros) -> Now {
         // A wall clock before 1970 is told as 1970: it is for clients to look at, and nothing is computed from it.
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64);

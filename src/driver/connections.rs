@@ -5,8 +5,10 @@
 //!   completions come: (cancel, close, *accept on the same slot*, then the old receive's ECANCELED) is normal. A completion that
 //!   carries another generation is stale: it is counted, its buffer is recycled, and nothing else happens.
 //! - The end of the stream or an error of the socket is told to the core once (`handle_closed`), and nothing is received any more.
-//!   The slot is not closed by that: the core emits [`Action::Close`](crate::shard::Action::Close) for **every** connection that it was
-//!   given, also after `handle_closed`, and only then the slot is closed. So one owner decides when a slot is free.
+//!   The slot is not closed by that: the core emits [`Action::Close`](crate::shard::Action::Close) for **every** connection that it
+//!   was given, also after `handle_closed`, and only then the slot is closed. So one owner decides when a slot is free.
+//! - A shutdown runs on a thread of the kernel's, which looks the slot up only then: closed and given away meanwhile, the wrong
+//!   connection would be shut down. So the close of a slot waits for the completion of its shutdown.
 //! - The close cancels what is armed, by user data, and closes the slot in the same submission. From there on the slot belongs to
 //!   nobody until the next accept.
 //!
@@ -20,9 +22,9 @@ use crate::uring::op::GENERATION_MAX;
 pub(super) const SLOT_BYTES: usize = size_of::<Slot>();
 const _: () = assert!(SLOT_BYTES == 8);
 
-/// What is true of a connection; bits of a slot's state.
+/// What is true of a connection; bits of a slot's record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
+#[repr(u64)]
 pub(super) enum Flag {
     /// The slot holds a connection.
     Open = 1 << 24,
@@ -34,21 +36,25 @@ pub(super) enum Flag {
     Writable = 1 << 27,
     /// A poll for the peer's end is in the kernel.
     Hangup = 1 << 28,
+    /// A shutdown of our direction is in the kernel.
+    Finishing = 1 << 29,
     /// The core takes no bytes until it resumes the connection.
-    Paused = 1 << 29,
+    Paused = 1 << 30,
     /// The core was told that it ended.
-    Ended = 1 << 30,
+    Ended = 1 << 31,
     /// Something was received since the last probe began.
-    Heard = 1 << 31,
+    Heard = 1 << 32,
+    /// The core has closed it, and the slot is closed when the shutdown has completed.
+    CloseOwed = 1 << 33,
 }
 
+/// The generation in the low 24 bits, [`Flag`]s in the next 10, and in the rest the place of the unread bytes plus one.
 #[derive(Clone, Copy, Debug, Default)]
-struct Slot {
-    /// Generation in the low 24 bits, [`Flag`]s above.
-    state: u32,
-    /// Where the unread bytes are, plus one; 0 if there are none.
-    stash: u32,
-}
+struct Slot(u64);
+
+const STASH_SHIFT: u32 = 34;
+const GENERATION: u64 = GENERATION_MAX as u64;
+const _: () = assert!(crate::limits::SHARD_CONNECTIONS_MAX < 1 << (u64::BITS - STASH_SHIFT));
 
 /// The table of slots.
 #[derive(Debug)]
@@ -67,37 +73,34 @@ impl Connections {
     /// Starts the next generation of a slot. `None` if the kernel names a slot that the table has not, or that holds a connection.
     pub(super) fn open(&mut self, slot: u32, counted: bool) -> Option<Key> {
         let record = self.slots.get_mut(slot as usize)?;
-        if record.state & Flag::Open as u32 != 0 {
+        if record.0 & Flag::Open as u64 != 0 {
             return None;
         }
-        let generation = (record.state + 1) & GENERATION_MAX;
-        record.state = generation | Flag::Open as u32 | if counted { Flag::Counted as u32 } else { 0 };
-        record.stash = 0;
+        let generation = (record.0 + 1) & GENERATION;
+        record.0 = generation | Flag::Open as u64 | if counted { Flag::Counted as u64 } else { 0 };
         self.open += 1;
         self.counted += usize::from(counted);
-        Some(Key { slot, generation })
+        Some(Key { slot, generation: generation as u32 })
     }
 
     /// Ends a connection: every flag is cleared, and later completions of its generation are stale.
     pub(super) fn close(&mut self, key: Key) {
+        self.put(key, Flag::Counted, false);
         if self.is_current(key) {
-            let record = &mut self.slots[key.slot as usize];
-            self.counted -= usize::from(record.state & Flag::Counted as u32 != 0);
-            record.state &= GENERATION_MAX;
-            record.stash = 0;
+            self.slots[key.slot as usize].0 &= GENERATION;
             self.open -= 1;
         }
     }
 
     /// Whether the slot holds this very connection.
     pub(super) fn is_current(&self, key: Key) -> bool {
-        let current = key.generation | Flag::Open as u32;
-        self.slots.get(key.slot as usize).is_some_and(|slot| slot.state & (GENERATION_MAX | Flag::Open as u32) == current)
+        let current = u64::from(key.generation) | Flag::Open as u64;
+        self.slots.get(key.slot as usize).is_some_and(|slot| slot.0 & (GENERATION | Flag::Open as u64) == current)
     }
 
     /// Whether `flag` is set on a current connection; false for any other.
     pub(super) fn has(&self, key: Key, flag: Flag) -> bool {
-        self.is_current(key) && self.slots[key.slot as usize].state & flag as u32 != 0
+        self.is_current(key) && self.slots[key.slot as usize].0 & flag as u64 != 0
     }
 
     /// Sets or clears a flag of a current connection, and says whether it was set before.
@@ -105,12 +108,15 @@ impl Connections {
         if !self.is_current(key) {
             return false;
         }
-        let state = &mut self.slots[key.slot as usize].state;
-        let was = *state & flag as u32 != 0;
+        let record = &mut self.slots[key.slot as usize].0;
+        let was = *record & flag as u64 != 0;
         if value {
-            *state |= flag as u32
+            *record |= flag as u64
         } else {
-            *state &= !(flag as u32)
+            *record &= !(flag as u64)
+        }
+        if flag == Flag::Counted {
+            self.counted = self.counted - usize::from(was) + usize::from(value);
         }
         was
     }
@@ -120,13 +126,15 @@ impl Connections {
         if !self.is_current(key) {
             return None;
         }
-        self.slots[key.slot as usize].stash.checked_sub(1)
+        ((self.slots[key.slot as usize].0 >> STASH_SHIFT) as u32).checked_sub(1)
     }
 
     /// Notes where the unread bytes of a current connection are.
     pub(super) fn put_stash(&mut self, key: Key, stash: Option<u32>) {
         if self.is_current(key) {
-            self.slots[key.slot as usize].stash = stash.map_or(0, |index| index + 1);
+            let record = &mut self.slots[key.slot as usize].0;
+            let place = stash.map_or(0, |index| u64::from(index) + 1);
+            *record = *record & ((1 << STASH_SHIFT) - 1) | place << STASH_SHIFT;
         }
     }
 
@@ -189,10 +197,23 @@ mod tests {
     #[test]
     fn generations_wrap_after_24_bits_and_leave_the_flags_alone() {
         let mut table = Connections::new(1);
-        table.slots[0].state = GENERATION_MAX;
+        table.slots[0].0 = GENERATION;
         let key = table.open(0, true).unwrap();
         assert_eq!(key.generation, 0);
         assert!(table.has(key, Flag::Counted) && !table.has(key, Flag::Paused));
+    }
+
+    #[test]
+    fn the_place_of_unread_bytes_leaves_flags_and_generation_alone() {
+        let mut table = Connections::new(1);
+        let key = table.open(0, true).unwrap();
+        table.put(key, Flag::CloseOwed, true);
+        let last = crate::limits::SHARD_CONNECTIONS_MAX as u32 - 1;
+        table.put_stash(key, Some(last));
+        assert_eq!(table.stash(key), Some(last));
+        assert!(table.is_current(key) && table.has(key, Flag::CloseOwed) && table.has(key, Flag::Counted));
+        table.put_stash(key, None);
+        assert!(table.stash(key).is_none() && table.has(key, Flag::CloseOwed) && !table.has(key, Flag::Heard));
     }
 
     #[test]

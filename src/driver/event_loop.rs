@@ -4,10 +4,10 @@
 //! lanes, the turn's end, outputs, and then sleep or the next turn. What an event means to a connection is in `events`.
 //!
 //! Invariants:
-//! - Between two submissions, what the core yields is only collected; it goes into the ring together, sends before everything else, so that a
-//!   close follows the last send of its connection.
-//! - After *every* submission the send failures are told first, then the batch is settled, then anything else happens. The ring guarantees that by then
-//!   the submission queue is empty and every completion is copied out.
+//! - Between two submissions, what the core yields is only collected; it goes into the ring together, sends before everything else,
+//!   so that a close follows the last send of its connection.
+//! - After *every* submission the send failures are told first, then the batch is settled, then anything else happens. The ring
+//!   guarantees that by then the submission queue is empty and every completion is copied out.
 
 use super::clock::{Clock, Micros};
 use super::connections::Connections;
@@ -35,6 +35,8 @@ const PUBLISH_MS: u64 = 100;
 const STALL_MS: u64 = 200;
 /// Time after the end of a drain at which a shard ends with sockets still open, in ms.
 const DRAIN_GRACE_MS: u64 = CLOSE_LINGER_MS + 1_000;
+/// Longest wait, in µs: an hour, so that a deadline that never comes is a valid timeout.
+const WAIT_US_MAX: u64 = 3_600_000_000;
 /// The most operations that one action of the core leads to: three cancellations and a close.
 const ENTRIES_PER_ACTION_MAX: usize = 4;
 
@@ -79,7 +81,7 @@ pub(super) struct EventLoop {
     pub(super) hangups: VecDeque<(Millis, Key)>,
     /// Unread bytes that the core knows of.
     unread_told: usize,
-    /// When a drain ends.
+    /// When the shard ends although sockets are open.
     drain_by: Option<Millis>,
     finished: bool,
     /// Something has happened that is not published yet.
@@ -148,7 +150,7 @@ impl EventLoop {
             let busy = submitted.since(looked);
             self.submit(wait)?;
             looked = self.clock.micros();
-            self.mesh.wake(&self.shared);
+            self.mesh.wake(&self.shared.doors);
             self.now = self.clock.at(looked);
             self.note_turn(busy + overslept(wait, looked.since(submitted)));
             self.handle_events()?;
@@ -263,7 +265,8 @@ impl EventLoop {
     fn handle_order(&mut self, order: Order) {
         self.dirty = true;
         if let Order::Drain { by } = order {
-            self.drain_by = Some(by);
+            // Any moment may be named; one that never comes leaves the drain to the connections.
+            self.drain_by = Some(Millis(by.0.saturating_add(DRAIN_GRACE_MS)));
         }
         self.shard.handle_order(self.now, order);
     }
@@ -310,7 +313,7 @@ impl EventLoop {
             self.submit(Wait::Poll)?;
         }
         let (actions, stats) = (&mut self.actions, &mut self.stats);
-        self.mesh.ring_doorbells(&self.shared, |peer, ring| {
+        self.mesh.ring_doorbells(&self.shared.doors, |peer, ring| {
             stats.doorbells += 1;
             actions.push(Entry::doorbell(ring, u32::from(peer.0)));
         });
@@ -325,20 +328,20 @@ impl EventLoop {
             || self.ring.pending_completions() > 0
             || !self.resumes.is_empty()
             || !self.peeks.is_empty()
-            || !self.mesh.may_sleep(&self.shared, &self.mailbox);
+            || !self.mesh.may_sleep(&self.shard, &self.shared.doors, || !self.mailbox.is_empty() || self.shared.has_finished());
         if busy {
             return Wait::Poll;
         }
         let nap = self.mesh.has_declined().then(|| self.now.mono.after(DECLINED_NAP_MS));
         let publish = self.dirty.then(|| self.published_at.after(PUBLISH_MS));
         let hangup = self.hangups.front().map(|&(at, _)| at);
-        let drain = self.drain_by.filter(|_| !self.finished).map(|by| by.after(DRAIN_GRACE_MS));
+        let drain = self.drain_by.filter(|_| !self.finished);
         let deadlines = [self.shard.poll_timeout(), self.accepting.retry_at(), nap, publish, hangup, drain];
         match deadlines.into_iter().flatten().min() {
             None => Wait::Forever,
             Some(due) => {
-                let left = Micros(due.0 * 1_000).since(self.clock.micros());
-                if left == 0 { Wait::Poll } else { Wait::AtMost(Duration::from_micros(left)) }
+                let left = Micros(due.0.saturating_mul(1_000)).since(self.clock.micros());
+                if left == 0 { Wait::Poll } else { Wait::AtMost(Duration::from_micros(left.min(WAIT_US_MAX))) }
             }
         }
     }
@@ -349,7 +352,7 @@ impl EventLoop {
             return;
         }
         let empty = self.shard.sockets_held() == 0 && self.connections.open_count() == 0 && !self.shard.has_output();
-        if empty || self.now.mono >= by.after(DRAIN_GRACE_MS) {
+        if empty || self.now.mono >= by {
             self.finished = true;
             self.accepting.end();
             self.publish();

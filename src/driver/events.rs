@@ -1,8 +1,9 @@
 //! What completions mean to connections, and what the core's actions mean to the ring.
 //!
-//! The end of a connection below the core is told once, as soon as everything that came before it was read; while a connection is paused, the
-//! peer's end is noticed by a poll. A peer that is gone for good (reset) is told at once; one that has only finished sending has
-//! [`HANGUP_GRACE_MS`] for its last words to be read after a resume, so that a close frame behind a pause is still a clean close.
+//! The end of a connection below the core is told once, as soon as everything that came before it was read; while a connection is
+//! paused, the peer's end is noticed by a poll. A peer that is gone for good (reset) is told at once; one that has only finished
+//! sending has [`HANGUP_GRACE_MS`] for its last words to be read after a resume, so that a close frame behind a pause is still a
+//! clean close.
 
 use super::connections::Flag;
 use super::event_loop::EventLoop;
@@ -29,6 +30,7 @@ impl EventLoop {
             }
             Op::Hangup if self.is_current(key) => self.handle_hangup(key, completion.result),
             Op::Peek if self.is_current(key) => self.peeks.push((key, completion.result == -libc::EAGAIN)),
+            Op::Shutdown if self.is_current(key) => self.handle_finished(key)?,
             // A doorbell of ours that the kernel had no memory for: the eventfd needs none. One that came in has done its work.
             Op::Doorbell if completion.result < 0 => {
                 if let Some(post) = self.shared.posts.get(data.index() as usize) {
@@ -50,11 +52,11 @@ impl EventLoop {
             | Op::Option
             | Op::Bind
             | Op::Connect
-            | Op::Shutdown
             | Op::Unknown
             // Stale, and counted by `is_current`.
             | Op::Writable
             | Op::Hangup
+            | Op::Shutdown
             | Op::Peek => {}
         }
         Ok(())
@@ -90,7 +92,8 @@ impl EventLoop {
             return Ok(());
         };
         self.stats.accepted += 1;
-        // A multishot accept has one place for the peer's address, and many peers; to ask for each costs a descriptor and two system calls.
+        // A multishot accept has one place for the peer's address, and many peers; to ask for each costs a descriptor and two
+        // system calls.
         self.shard.handle_accepted(self.now, key, None, admitted);
         self.arm_receive(key)
     }
@@ -125,10 +128,12 @@ impl EventLoop {
         match completion.result {
             count if count > 0 => {
                 self.connections.put(key, Flag::Heard, true);
-                if self.connections.has(key, Flag::Paused) {
+                if self.connections.has(key, Flag::Ended) {
+                    // The core has nothing more to do with it.
+                } else if self.connections.has(key, Flag::Paused) {
                     let stash = self.stashes.append(self.connections.stash(key), key, bytes);
                     self.connections.put_stash(key, stash);
-                } else if !self.connections.has(key, Flag::Ended) {
+                } else {
                     let received = self.shard.handle_received(self.now, key, bytes);
                     check(received, bytes.len());
                     if received.flow == Flow::Pause {
@@ -139,8 +144,8 @@ impl EventLoop {
                 }
             }
             0 => self.handle_end_of_stream(key),
-            // ENOBUFS: all buffers were full; the next submission offers them again before it arms. ECANCELED: a pause that may have
-            // been lifted since. EINTR, EAGAIN: nothing happened.
+            // ENOBUFS: all buffers were full; the next submission offers them again before it arms. ECANCELED: a pause that may
+            // have been lifted since. EINTR, EAGAIN: nothing happened.
             errno if matches!(-errno, libc::ENOBUFS | libc::ECANCELED | libc::EINTR | libc::EAGAIN) => {
                 self.stats.enobufs += u64::from(errno == -libc::ENOBUFS);
             }
@@ -298,7 +303,7 @@ impl EventLoop {
             }
             Action::Resume(key) => self.resumes.push(key),
             Action::Finish(key) => {
-                if self.connections.is_current(key) {
+                if self.connections.is_current(key) && !self.connections.put(key, Flag::Finishing, true) {
                     self.actions.push(Entry::shutdown_write(key.slot, key.generation));
                 }
             }
@@ -314,12 +319,28 @@ impl EventLoop {
                 self.actions.push(Entry::cancel(UserData::new(op, key.slot, key.generation)));
             }
         }
-        self.actions.push(Entry::close(key.slot, key.generation));
         self.discard_stash(key);
-        if self.connections.has(key, Flag::Counted) {
+        if self.connections.put(key, Flag::Counted, false) {
             self.shared.dismiss();
         }
+        if self.connections.has(key, Flag::Finishing) {
+            // Nothing more is read from it or said of it; `handle_finished` closes the slot.
+            self.connections.put(key, Flag::Ended, true);
+            self.connections.put(key, Flag::CloseOwed, true);
+            return;
+        }
+        self.actions.push(Entry::close(key.slot, key.generation));
         self.connections.close(key);
+    }
+
+    /// A shutdown has completed, well or not; a close that waited for it follows.
+    fn handle_finished(&mut self, key: Key) -> io::Result<()> {
+        self.connections.put(key, Flag::Finishing, false);
+        if !self.connections.has(key, Flag::CloseOwed) {
+            return Ok(());
+        }
+        self.connections.close(key);
+        self.push(Entry::close(key.slot, key.generation))
     }
 
     fn probe(&mut self, key: Key) {

@@ -1,9 +1,9 @@
 //! When a shard accepts, and when it doesn't.
 //!
-//! Accepting is a multishot operation. It is cancelled while few slots are free, so that every accepted socket has one and a refusal can be
-//! said; the clients wait in the kernel's backlog meanwhile. (A burst that takes the last slots within one submission still ends in ENFILE: that costs
-//! one client its answer, and pauses too.) An error of the machine rather than of one client pauses for [`RETRY_MS`], or it would
-//! spin.
+//! Accepting is a multishot operation. It is cancelled while few slots are free, so that every accepted socket has one and a
+//! refusal can be said; the clients wait in the kernel's backlog meanwhile. (A burst that takes the last slots within one
+//! submission still ends in ENFILE: that costs one client its answer, and pauses too.) An error of the machine rather than of one
+//! client pauses for [`RETRY_MS`], or it would spin.
 
 use crate::limits::REFUSALS_IN_FLIGHT_MAX;
 use crate::time::Millis;

@@ -1,8 +1,8 @@
 //! Joins the pure core to the kernel: one pinned thread a shard, each with a ring, a listener, and its ends of the lanes.
 //!
-//! [`Server::start`] plans, binds, starts the threads and waits until each has its ring; from there on a shard is on its own, and is reached
-//! by its mailbox ([`Server::order`]) and its published numbers ([`Server::snapshots`]) only. The order of things within a turn is the
-//! contract at the top of [`shard::seam`](crate::shard::seam); `event_loop` is written along it.
+//! [`Server::start`] plans, binds, starts the threads and waits until each has its ring; from there on a shard is on its own, and
+//! is reached by its mailbox ([`Server::order`]) and its published numbers ([`Server::snapshots`]) only. The order of things within
+//! a turn is the contract at the top of [`shard::seam`](crate::shard::seam); `event_loop` is written along it.
 //!
 //! The driver never looks inside a message, and decides nothing about one: what to send, to whom, and when to close are the core's.
 //!
@@ -30,7 +30,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use event_loop::{EventLoop, Parts};
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -184,8 +184,9 @@ impl Server {
         let descriptors = raise_descriptor_limit();
         let kernel = Kernel::probe().map_err(StartError::Kernel)?;
         let plan = Plan::new(&options.limits, options.shards, descriptors).map_err(StartError::Plan)?;
-        let listeners = listen(options.listen, plan.shards)?;
-        let address = local_address(options.listen, &listeners)?;
+        let failed = |error| StartError::Listen { address: options.listen, error };
+        let listeners = socket::listen(options.listen, plan.shards).map_err(failed)?;
+        let address = listeners[0].local_addr().map_err(failed)?;
         let seed = clock::entropy().map_err(|error| StartError::System { what: "entropy", error })?;
 
         let mut posts = Vec::new();
@@ -271,21 +272,6 @@ impl Server {
     }
 }
 
-/// One listener for each shard, all on the port that the first got.
-fn listen(address: SocketAddr, shards: usize) -> Result<Vec<TcpListener>, StartError> {
-    let failed = |error| StartError::Listen { address, error };
-    let mut listeners = vec![socket::listen(address).map_err(failed)?];
-    let taken = local_address(address, &listeners)?;
-    while listeners.len() < shards {
-        listeners.push(socket::listen(taken).map_err(failed)?);
-    }
-    Ok(listeners)
-}
-
-fn local_address(address: SocketAddr, listeners: &[TcpListener]) -> Result<SocketAddr, StartError> {
-    listeners[0].local_addr().map_err(|error| StartError::Listen { address, error })
-}
-
 /// Starts a thread for each shard and waits until every one has its ring and runs.
 fn spawn(parts: Vec<Parts>, pin: bool, kernel: &Kernel) -> Result<Vec<JoinHandle<()>>, StartError> {
     let cores = if pin { thread::cores().unwrap_or_default() } else { Vec::new() };
@@ -348,5 +334,37 @@ impl Drop for TakeDown {
         // To standard error itself: whether a log is installed is not known here, and this must be seen.
         eprintln!("shard {} has died; its connections can't be served any more, so the process ends", self.0.0);
         std::process::abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(shards: usize) -> Options {
+        let limits = Limits { connections_max: 100, ..Limits::default() };
+        Options { listen: SocketAddr::from(([127, 0, 0, 1], 0)), shards, limits, echo: false, pin: false }
+    }
+
+    #[test]
+    fn a_server_without_connections_starts_and_drains() {
+        let server = Server::start(options(3)).unwrap();
+        assert_ne!(server.local_addr().port(), 0);
+        assert_eq!((server.connections(), server.snapshots().len()), (0, 3));
+        server.order(Order::Drain { by: server.clock().millis() });
+        server.join();
+    }
+
+    #[test]
+    fn an_address_in_use_is_refused_with_its_name() {
+        let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = holder.local_addr().unwrap();
+        let error = Server::start(Options { listen: address, ..options(2) }).unwrap_err();
+        assert!(error.to_string().contains(&address.to_string()), "{error}");
+    }
+
+    #[test]
+    fn settings_that_cannot_be_are_refused() {
+        assert!(matches!(Server::start(options(0)).unwrap_err(), StartError::Plan(PlanError::Shards(0))));
     }
 }

@@ -1,8 +1,8 @@
 //! Unread bytes of connections whose reading the core has paused.
 //!
-//! Pausing a connection cancels its receive, but what has completed by then is here already: the rest of the bytes in hand, and what
-//! the receive completed before its cancellation. It is kept in order, charged to the core's account, and bounded over the shard. A resume
-//! hands it over before anything else is received.
+//! Pausing a connection cancels its receive, but what has completed by then is here already: the rest of the bytes in hand, and
+//! what the receive completed before its cancellation. It is kept in order, charged to the core's account, and bounded over the
+//! shard. A resume hands it over before anything else is received.
 //!
 //! This file knows bytes and keys; the loop decides when they move.
 

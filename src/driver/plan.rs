@@ -3,8 +3,9 @@
 //! Pure arithmetic over settings and the machine's limits: it is printed at start, and refuses with a remedy what can't be.
 
 use crate::limits::{
-    COMPLETION_ENTRIES, Limits, RECEIVE_BUFFER_BYTES, RECEIVE_BUFFERS, REFUSALS_IN_FLIGHT_MAX, SCRATCH_BYTES,
-    SHARD_CONNECTIONS_MAX, SHARDS_MAX, SUBMISSION_ENTRIES,
+    ASSEMBLER_POOL_BYTES_MAX, COMPLETION_ENTRIES, FRAME_POOL_BYTES_MAX, LANE_BYTES_MAX, Limits, PROCESS_BYTES,
+    RECEIVE_BUFFER_BYTES, RECEIVE_BUFFERS, REFUSALS_IN_FLIGHT_MAX, SCRATCH_BYTES, SHARD_CONNECTIONS_MAX, SHARDS_MAX,
+    SUBMISSION_ENTRIES,
 };
 use crate::shard::{MeshMessage, Transmit};
 use crate::uring::{Completion, Entry};
@@ -111,8 +112,8 @@ impl Plan {
         Ok(Plan { shards, connections_max, slots: slots(connections_max, shards), lane_places: limits.lane_places(shards) })
     }
 
-    /// Bytes that the process holds whatever happens, at most: rings, buffers, scratch, lanes and slot tables of all shards. The
-    /// core's records, the allocator's slack and the program itself are not in it.
+    /// Bytes that the process holds whatever happens, at most: rings, buffers, scratch, lanes with what they may hold, slot tables
+    /// and pools of all shards, and the program itself. The core's records are not in it.
     pub fn fixed_bytes(&self) -> usize {
         let queues = SUBMISSION_ENTRIES as usize * SUBMISSION_BYTES + COMPLETION_ENTRIES as usize * COMPLETION_BYTES;
         let batches = COMPLETION_ENTRIES as usize * size_of::<Completion>()
@@ -121,13 +122,16 @@ impl Plan {
         let tables = self.slots * (super::connections::SLOT_BYTES + KERNEL_SLOT_BYTES);
         // A place of a channel is the message and a stamp.
         let lanes_in = 2 * (self.shards - 1) * self.lane_places * (size_of::<MeshMessage>() + size_of::<usize>());
-        self.shards * (queues + batches + buffers + SCRATCH_BYTES + tables + lanes_in)
+        let payload_in = 2 * (self.shards - 1) * LANE_BYTES_MAX;
+        let pools = FRAME_POOL_BYTES_MAX + ASSEMBLER_POOL_BYTES_MAX;
+        self.shards * (queues + batches + buffers + SCRATCH_BYTES + tables + lanes_in + payload_in + pools) + PROCESS_BYTES
     }
 }
 
 /// Slots of one of `shards` tables for `connections` over all.
 ///
-/// The hash spreads connections like independent throws of a die, so a shard's count deviates from its share by about the share's square root.
+/// The hash spreads connections like independent throws of a die, so a shard's count deviates from its share by about the share's
+/// square root.
 fn slots(connections: usize, shards: usize) -> usize {
     let share = connections.div_ceil(shards);
     let slack = if shards == 1 { 0 } else { (SLACK_DEVIATIONS * (share.isqrt() + 1)).max(SLACK_MIN) };
@@ -203,7 +207,7 @@ mod tests {
     #[test]
     fn fixed_memory_grows_with_shards_and_slots() {
         let of = |connections, shards| Plan::new(&limits(connections), shards, 1 << 20).unwrap().fixed_bytes();
-        assert!(of(1_000, 2) > 2 * of(500, 1));
+        assert!(of(1_000, 2) + PROCESS_BYTES > 2 * of(500, 1), "lanes and slack come on top");
         assert!(of(100_000, 1) - of(1_000, 1) == 99_000 * (crate::driver::connections::SLOT_BYTES + KERNEL_SLOT_BYTES));
     }
 }

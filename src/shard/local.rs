@@ -61,6 +61,11 @@ struct Member {
 }
 
 const TOMBSTONE: u32 = u32::MAX;
+/// Members that a list has places for at least.
+const MEMBERS_MIN: usize = 4;
+/// What a room is charged beside its id and members: its record and places for a few passes. Passes beyond are few over all
+/// rooms: `PASSES_MAX` bounds them.
+const ROOM_BYTES: usize = size_of::<LocalRoom>() + 4 * size_of::<Pass>();
 const WATCHES: u32 = 1 << 31;
 
 /// The fan-out of one frame, as far as it got.
@@ -105,7 +110,7 @@ impl Shard {
         let hash = self.hash(id);
         let home = self.home_of(hash);
         self.local_generation = self.local_generation.wrapping_add(1);
-        let charged = size_of::<LocalRoom>() + id.len();
+        let charged = ROOM_BYTES + id.len();
         self.stats.charge(MemoryUse::Rooms, charged);
         self.stats.rooms_local += 1;
         let index = LocalIndex(self.locals.insert(LocalRoom {
@@ -280,18 +285,18 @@ impl Shard {
     /// Gives back what a member list does not need any more.
     fn shrink(&mut self, index: LocalIndex) {
         let members = &mut self.locals[index.0 as usize].members;
-        if members.capacity() > 64 && members.len() < members.capacity() / 4 {
-            members.shrink_to(members.capacity() / 2);
+        if members.capacity() > 4 * members.len().max(MEMBERS_MIN) {
+            members.shrink_to(2 * members.len().max(MEMBERS_MIN));
         }
         self.recharge_local(index);
     }
 
+    /// Charges a room for twice the places that its members fill, so that the account follows from who is there and from nothing
+    /// else. The list has at most twice as many, for the time between growing and shrinking.
     fn recharge_local(&mut self, index: LocalIndex) {
         let room = &mut self.locals[index.0 as usize];
-        let bytes = size_of::<LocalRoom>()
-            + room.id.len()
-            + room.members.capacity() * size_of::<Member>()
-            + room.passes.capacity() * size_of::<Pass>();
+        let places = 2 * room.members.len().max(MEMBERS_MIN).next_power_of_two();
+        let bytes = ROOM_BYTES + room.id.len() + places * size_of::<Member>();
         if bytes != room.charged {
             self.stats.release(MemoryUse::Rooms, room.charged);
             self.stats.charge(MemoryUse::Rooms, bytes);
@@ -313,7 +318,6 @@ impl Shard {
             room.active = true;
             self.active_rooms.push_back(index);
         }
-        self.recharge_local(index);
     }
 
     /// Goes on with the passes of all rooms, for as long as the turn's budget lasts.

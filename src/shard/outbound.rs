@@ -235,7 +235,9 @@ impl Shard {
     /// Marks a connection whose queue is over its bound; it ends with this turn.
     fn check_queue(&mut self, slot: u32) {
         let connection = &mut self.connections[slot as usize];
-        if connection.queue_bytes as usize > self.send_queue_bytes_max && !connection.flags.has(Flags::OVERFLOWED) {
+        // What an echo has queued is what was read of it before its socket was seen to be full: one turn's input at most.
+        let is_bounded = connection.flags.has(Flags::ECHO) || connection.queue_bytes as usize <= self.send_queue_bytes_max;
+        if !is_bounded && !connection.flags.has(Flags::OVERFLOWED) {
             connection.flags.set(Flags::OVERFLOWED);
             self.overflowed.push(Key { slot, generation: connection.generation });
         }

@@ -7,8 +7,8 @@
 //! Invariants:
 //! - The kernel consumes and fills buffers only within [`Ring::enter`](super::Ring::enter) of the thread that owns the ring
 //!   (`DEFER_TASKRUN`), which needs the `&mut` that a lent slice holds: a slice never sees a concurrent write.
-//! - Completions carry no position within a buffer: it is the sum of what came before. So the completions of a ring must be taken in the
-//!   order in which they were reaped, each once, also those whose bytes nobody wants.
+//! - Completions carry no position within a buffer: it is the sum of what came before. So the completions of a ring must be taken
+//!   in the order in which they were reaped, each once, also those whose bytes nobody wants.
 //! - A buffer that the kernel is done with goes back at the next `enter`, before the submissions of that call are read: a receive
 //!   armed there finds it.
 
@@ -192,8 +192,8 @@ impl Buffers {
         }
         self.free += self.spent.len();
         self.spent.clear();
-        // SAFETY: the base is the first entry of a registered buffer ring, whose tail lies in that entry's reserved field, aligned for
-        // 16 bits and accessed by both sides as an atomic.
+        // SAFETY: the base is the first entry of a registered buffer ring, whose tail lies in that entry's reserved field, aligned
+        // for 16 bits and accessed by both sides as an atomic.
         let tail = unsafe { &*BufRingEntry::tail(self.entries.start().cast().as_ptr()).cast::<AtomicU16>() };
         tail.store(self.tail, Ordering::Release);
     }

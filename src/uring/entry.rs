@@ -120,7 +120,8 @@ impl Entry {
         let set = opcode::SetSockOpt::new(Fixed(slot), level as u32, name as u32, value, length as u32).build();
         Entry::named(set, UserData::new(Op::Option, slot, generation))
     }
-    /// Shuts the sending side of a socket down: the peer sees the end of the stream.
+    /// Shuts the sending side of a socket down: the peer sees the end of the stream. The kernel runs it on a thread of its own, and
+    /// looks the slot up only there: the slot must not be closed before this has completed.
     pub fn shutdown_write(slot: u32, generation: u32) -> Entry {
         Entry::named(opcode::Shutdown::new(Fixed(slot), libc::SHUT_WR).build(), UserData::new(Op::Shutdown, slot, generation))
     }

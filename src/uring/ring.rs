@@ -2,8 +2,9 @@
 //!
 //! [`Ring::push`] takes operations that point at no memory of the caller. Sends do; they are lent to [`Ring::enter`], which pushes
 //! them, enters the kernel until the submission queue is empty, and copies every completion out before it returns. A send carries
-//! `MSG_DONTWAIT` and is neither linked, drained nor `IOSQE_ASYNC`, so the kernel runs it to its end within the call that submits it:
-//! the loan of its bytes ends when `enter` returns, and the completions of those that were not taken whole are in the queue by then.
+//! `MSG_DONTWAIT` and is neither linked, drained nor `IOSQE_ASYNC`, so the kernel runs it to its end within the call that submits
+//! it: the loan of its bytes ends when `enter` returns, and the completions of those that were not taken whole are in the queue by
+//! then.
 //!
 //! A ring belongs to the thread that made it (`SINGLE_ISSUER`); it is not `Send`.
 
@@ -93,8 +94,8 @@ impl<'bytes> Batch<'_, 'bytes> {
             .build()
             .flags(Flags::SKIP_SUCCESS)
             .user_data(UserData::new(Op::Send, send.ticket, 0).bits());
-        // SAFETY: the bytes are borrowed for longer than the call of `enter_with`, at whose end the kernel has run the send. If that
-        // end is not reached in order, `lending` stays set and the entry is never submitted.
+        // SAFETY: the bytes are borrowed for longer than the call of `enter_with`, at whose end the kernel has run the send. If
+        // that end is not reached in order, `lending` stays set and the entry is never submitted.
         unsafe { self.queue.push(&entry) }.map_err(|_| Full)
     }
 

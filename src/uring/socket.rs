@@ -9,33 +9,45 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
-/// Attempts to bind an address that is in use, 10 ms apart: the ring of a process that was killed gives its port back only some
-/// ms after the process is gone.
-const BIND_ATTEMPTS_MAX: u32 = 50;
+/// Attempts to bind an address that is in use, 10 ms apart: the ring of a process that was killed gives its listener back only when
+/// the kernel has taken it down, some ms after the process is gone (691 ms with 2,250 operations armed).
+const BIND_ATTEMPTS_MAX: u32 = 150;
 const BIND_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Opens a listener that shares its port with the others of this process (`SO_REUSEPORT`): the kernel spreads connections over
-/// them by a hash. Port 0 takes a free one, which `local_addr` tells.
+/// Opens `count` listeners that share one port (`SO_REUSEPORT`): the kernel spreads connections over them by a hash. Port 0 takes a
+/// free one, which `local_addr` tells.
+///
+/// Nobody else may be listening there. `SO_REUSEPORT` alone would let a second process of the same user in, and each would get a
+/// part of the clients; the dying ring of a killed process would get some too, and reset them. So the address is bound without it
+/// first.
 ///
 /// # Errors
-/// What the kernel says; EADDRINUSE after half a second of attempts.
-pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+/// What the kernel says; EADDRINUSE after 1.5 s of attempts.
+pub fn listen(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
     let mut attempts = 0;
-    loop {
+    while let Err(error) = bind(address, false) {
         attempts += 1;
-        match listen_once(address) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && attempts < BIND_ATTEMPTS_MAX => {
-                std::thread::sleep(BIND_INTERVAL);
-            }
-            result => return result,
+        if error.kind() != io::ErrorKind::AddrInUse || attempts == BIND_ATTEMPTS_MAX {
+            return Err(error);
         }
+        std::thread::sleep(BIND_INTERVAL);
     }
+    let mut listeners = Vec::with_capacity(count);
+    let mut address = address;
+    for _ in 0..count {
+        let socket = bind(address, true)?;
+        socket.listen(LISTEN_BACKLOG)?;
+        let listener = TcpListener::from(socket);
+        address = listener.local_addr()?;
+        listeners.push(listener);
+    }
+    Ok(listeners)
 }
 
-fn listen_once(address: SocketAddr) -> io::Result<TcpListener> {
+fn bind(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.cloexec(), Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
+    socket.set_reuse_port(shared)?;
     if address.is_ipv6() {
         // `[::]` serves IPv4 too, as mapped addresses, whatever net.ipv6.bindv6only says.
         socket.set_only_v6(false)?;
@@ -46,8 +58,7 @@ fn listen_once(address: SocketAddr) -> io::Result<TcpListener> {
     // A peer that acknowledges nothing for so long is gone, also where data is queued and no ping of ours gets through.
     socket.set_tcp_user_timeout(Some(Duration::from_millis(GHOST_BOUND_MS)))?;
     socket.bind(&SockAddr::from(address))?;
-    socket.listen(LISTEN_BACKLOG)?;
-    Ok(socket.into())
+    Ok(socket)
 }
 
 #[cfg(test)]
@@ -56,15 +67,32 @@ mod tests {
 
     #[test]
     fn listeners_share_the_port_that_the_first_got() {
-        let first = listen("127.0.0.1:0".parse().unwrap()).unwrap();
-        let second = listen(first.local_addr().unwrap()).unwrap();
-        assert_eq!(first.local_addr().unwrap(), second.local_addr().unwrap());
+        let listeners = listen("127.0.0.1:0".parse().unwrap(), 3).unwrap();
+        let address = listeners[0].local_addr().unwrap();
+        assert_ne!(address.port(), 0);
+        assert!(listeners.iter().all(|listener| listener.local_addr().unwrap() == address));
+    }
+
+    #[test]
+    fn a_port_that_others_share_is_not_joined() {
+        let holders = listen("127.0.0.1:0".parse().unwrap(), 2).unwrap();
+        let error = listen(holders[0].local_addr().unwrap(), 1).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn a_port_is_taken_as_soon_as_its_holder_lets_go() {
+        let holder = listen("127.0.0.1:0".parse().unwrap(), 1).unwrap();
+        let address = holder[0].local_addr().unwrap();
+        let waiting = std::thread::spawn(move || listen(address, 1));
+        drop(holder);
+        assert!(waiting.join().unwrap().is_ok());
     }
 
     #[test]
     fn ipv6_listens_where_the_machine_has_it() {
-        match listen("[::1]:0".parse().unwrap()) {
-            Ok(listener) => assert!(listener.local_addr().unwrap().is_ipv6()),
+        match listen("[::1]:0".parse().unwrap(), 1) {
+            Ok(listeners) => assert!(listeners[0].local_addr().unwrap().is_ipv6()),
             // EAFNOSUPPORT, EADDRNOTAVAIL: a machine without IPv6.
             Err(error) => assert!(matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)), "{error}"),
         }

@@ -41,7 +41,7 @@ fn await_op(ring: &mut Ring, op: Op) -> Completion {
 
 /// A listener, a client, and the slot of its accepted side.
 fn connection(ring: &mut Ring) -> (TcpListener, TcpStream, u32) {
-    let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = listen("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
     push(ring, Entry::accept(listener.as_fd()));
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let accepted = await_op(ring, Op::Accept);
@@ -231,7 +231,7 @@ fn completions_beyond_the_queue_are_fetched_and_counted() {
     let config = RingConfig { completions: 64, ..config(BuffersConfig { count: 4, bytes: 4096 }, true) };
     let mut ring = Ring::new(config).unwrap();
     ring.enable().unwrap();
-    let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = listen("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
     let clients: Vec<_> = (0..8).map(|_| TcpStream::connect(listener.local_addr().unwrap()).unwrap()).collect();
     push(&mut ring, Entry::accept(listener.as_fd()));
     for _ in 0..63 {

@@ -32,7 +32,7 @@ fn memberships(metrics: &Metrics) -> f64 {
 /// 12,000 connections at once; 2,891 of them break off, the others leave; then nothing is left of any.
 pub(crate) fn scale() {
     let server = Setup::shards(3).start(&["--connections-max", "16000", "--presence-grace", "1s"]);
-    // Rooms outlive their members, so the account is taken when every room is known.
+    // Rooms with a publication outlive their members, so the account is taken when every room is known.
     let before = {
         let opener: Vec<Member> =
             (0..ROOMS).map(|room| Member::join(server.data, room, "opener", &[format!("room{room}")])).collect();

@@ -121,15 +121,22 @@ impl Server {
         }
     }
 
-    /// Waits until nobody is connected and verifies that nothing was left behind: the one close path has run for all.
-    pub fn assert_nothing_left(&self) {
-        let metrics = self.wait_until("no connection, no membership, no queued byte", |metrics| {
+    /// Waits until nobody is connected and verifies that nothing was left behind: the one close path has run for all. Returns the
+    /// metrics of that moment.
+    pub fn assert_nothing_left(&self) -> Metrics {
+        let nothing = |metrics: &Metrics| {
             ["ws_active_connections", "ws_room_subscriptions", "throng_send_queue_bytes"]
                 .iter()
                 .all(|name| metrics.sum(name) == 0.0)
-        });
+        };
+        let what = "no connection, no membership, no queued byte";
+        self.wait_until(what, nothing);
+        // A shard's numbers are published every 100 ms: the first may be from before the test's clients came.
+        std::thread::sleep(Duration::from_millis(250));
+        let metrics = self.wait_until(what, nothing);
         assert_eq!(metrics.sum("ws_orphaned_subscriptions"), 0.0, "orphaned subscriptions");
         assert_eq!(metrics.sum("ws_room_leave_failures"), 0.0, "leave failures");
+        metrics
     }
 
     /// Sends SIGTERM to this process.

@@ -1,7 +1,7 @@
 //! The admin listener: its thread, its connections, their bounds and deadlines, on tokio-uring.
 //!
 //! It can't hurt the data plane: it runs on a thread of its own with lower priority, reads snapshots and never waits for a shard,
-//! holds at most [`CONNECTIONS_MAX`] connections with one head and one answer each, renders a page at most every [`PAGE_AGE_MAX_MS`], and
+//! holds at most [`CONNECTIONS_MAX`] connections with one head and one answer each, renders a page at most every `PAGE_AGE_MAX_MS`, and
 //! has no path that panics on what comes from a socket. A connection over the bound replaces the one that has been quiet for longest, so
 //! that idle sockets can't shut a health check out.
 //!

@@ -1,3 +1,5 @@
+//! The admin listener over real sockets: answers, hostile heads, bounds and deadlines.
+
 use super::*;
 use crate::control::data_plane::Snapshot;
 use crate::control::memory::MemoryPlan;
@@ -5,11 +7,9 @@ use crate::driver::clock::Clock;
 use crate::shard::Order;
 use crate::time::Millis;
 use std::io::{Read as _, Write as _};
-use std::sync::atomic::AtomicUsize;
 
-/// Shards that never were: two snapshots, and as many running as the test says.
+/// Shards that never were.
 struct Plane {
-    running: AtomicUsize,
     clock: Clock,
 }
 
@@ -20,11 +20,8 @@ impl DataPlane for Plane {
         vec![snapshot.clone(), snapshot]
     }
     fn order(&self, _: Order) {}
-    fn sockets(&self) -> usize {
+    fn connections(&self) -> usize {
         0
-    }
-    fn shards_running(&self) -> usize {
-        self.running.load(Ordering::Relaxed)
     }
     fn now(&self) -> Millis {
         self.clock.millis()
@@ -34,18 +31,16 @@ impl DataPlane for Plane {
 struct Server {
     address: SocketAddr,
     state: Arc<State>,
-    plane: Arc<Plane>,
 }
 
 fn start() -> Server {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let state = Arc::new(State::default());
-    let plane = Arc::new(Plane { running: AtomicUsize::new(2), clock: Clock::start() });
     let constants = Constants { shards: 2, memory: MemoryPlan::new(1, 1_000, None).unwrap() };
-    let shards: Arc<dyn DataPlane> = plane.clone();
+    let shards: Arc<dyn DataPlane> = Arc::new(Plane { clock: Clock::start() });
     Admin::new(shards, Arc::clone(&state), constants, address).start(listener).unwrap();
-    Server { address, state, plane }
+    Server { address, state }
 }
 
 impl Server {
@@ -86,7 +81,7 @@ fn every_path_answers() {
 }
 
 #[test]
-fn readiness_follows_the_phase_and_health_the_shards() {
+fn readiness_follows_the_phase_and_health_does_not() {
     let server = start();
     assert!(server.get("/readyz").ends_with("starting\n"));
     server.state.set(Phase::Ready);
@@ -94,8 +89,6 @@ fn readiness_follows_the_phase_and_health_the_shards() {
     server.state.set(Phase::Draining);
     assert_eq!(status(&server.get("/readyz")), "503");
     assert_eq!(status(&server.get("/healthz")), "200");
-    server.plane.running.store(1, Ordering::Relaxed);
-    assert!(server.get("/healthz").ends_with("1 of 2 shards run\n"));
 }
 
 #[test]

@@ -4,8 +4,9 @@
 
 use super::super::memory::{MachineMemory, MemoryPlan};
 use super::units::{format_duration, format_size};
-use super::{Config, ConfigError, Origin, Settings};
-use crate::limits::{self, GHOST_BOUND_MS, Limits, REFUSALS_IN_FLIGHT_MAX, SHARD_CONNECTIONS_MAX};
+use super::{Config, ConfigError, Settings};
+use crate::driver::Plan;
+use crate::limits::{self, GHOST_BOUND_MS, Limits};
 use std::net::{IpAddr, SocketAddr};
 
 /// What the machine allows.
@@ -40,15 +41,11 @@ impl Settings {
     }
 }
 
-/// Checks everything and adds it up. `fixed_bytes` says what rings, lanes and buffers take, given shards and bounds.
+/// Checks everything and adds it up.
 ///
 /// # Errors
 /// Every contradiction that was found.
-pub fn effective(
-    config: &Config,
-    machine: &Machine,
-    fixed_bytes: impl Fn(usize, &Limits) -> usize,
-) -> Result<Effective, ConfigError> {
+pub fn effective(config: &Config, machine: &Machine) -> Result<Effective, ConfigError> {
     let settings = &config.settings;
     let shards = settings.shards.unwrap_or(machine.cores).clamp(1, limits::SHARDS_MAX);
     let mut limits = settings.bounds.clone();
@@ -76,12 +73,12 @@ pub fn effective(
             format_size(limits.message_bytes_max as u64)
         ));
     }
-    check_table(config, machine, shards, &mut causes);
-
-    let fixed = fixed_bytes(shards, &limits);
-    let memory = MemoryPlan::new(fixed, limits.connections_max, settings.memory_bytes_max).and_then(|plan| match &machine.memory {
-        Some(memory) => plan.check(memory).map(|()| plan),
-        None => Ok(plan),
+    // How the tables of the rings are cut, and so what they take, the driver decides.
+    let plan = Plan::new(&limits, shards, machine.files_max).map_err(|error| error.to_string());
+    let memory = plan.and_then(|plan| {
+        let memory = MemoryPlan::new(plan.fixed_bytes(), limits.connections_max, settings.memory_bytes_max)?;
+        machine.memory.as_ref().map_or(Ok(()), |machine| memory.check(machine))?;
+        Ok(memory)
     });
     let memory = memory.map_err(|cause| causes.push(cause)).ok();
     if let Some(plan) = memory {
@@ -110,30 +107,6 @@ pub fn effective(
         Some(memory) if causes.is_empty() => Ok(Effective { shards, limits, memory, warnings }),
         _ => Err(ConfigError { causes }),
     }
-}
-
-/// A ring's file table can't be larger than RLIMIT_NOFILE; the tables of several rings add up.
-fn check_table(config: &Config, machine: &Machine, shards: usize, causes: &mut Vec<String>) {
-    let connections_max = config.settings.bounds.connections_max;
-    let table_max = usize::try_from(machine.files_max).unwrap_or(usize::MAX).min(SHARD_CONNECTIONS_MAX);
-    let each = connections_max.div_ceil(shards);
-    if each + REFUSALS_IN_FLIGHT_MAX <= table_max {
-        return;
-    }
-    let usable = table_max.saturating_sub(REFUSALS_IN_FLIGHT_MAX);
-    let remedy = match usable {
-        0 => "raise RLIMIT_NOFILE".to_owned(),
-        _ => format!(
-            "use at least {} shards, at most {} connections, or raise RLIMIT_NOFILE",
-            connections_max.div_ceil(usable),
-            usable.saturating_mul(shards)
-        ),
-    };
-    causes.push(format!(
-        "connections-max {connections_max}{} over {shards} shards is {each} a shard; with {REFUSALS_IN_FLIGHT_MAX} places for refusals that is more than one ring's file table of {table_max} (RLIMIT_NOFILE {}): {remedy}",
-        if *config.origin("connections-max") == Origin::Default { " (the default)" } else { "" },
-        machine.files_max
-    ));
 }
 
 fn check_kernel_memory(plan: &MemoryPlan, machine: &Machine, warnings: &mut Vec<String>) {
@@ -179,7 +152,7 @@ mod tests {
         let index = |name: &str| KEYS.iter().position(|key| key.name == name).unwrap();
         let flags = flags.iter().map(|(name, text)| (index(name), (*text).to_owned())).collect();
         let config = Config::load(&Sources { flags, ..Sources::default() }).unwrap();
-        effective(&config, &machine(), |shards, _| shards * (6 << 20))
+        effective(&config, &machine())
     }
 
     fn refusal(flags: &[(&str, &str)]) -> String {
@@ -197,16 +170,14 @@ mod tests {
     #[test]
     fn connections_past_the_file_limit_need_more_shards_and_are_told_how_many() {
         let refusal = refusal(&[("connections-max", "50000")]);
-        assert!(refusal.contains("at least 3 shards, at most 39488 connections"), "{refusal}");
+        assert!(refusal.contains("--shards 3"), "{refusal}");
         assert!(check(&[("connections-max", "50000"), ("shards", "3")]).is_ok());
-        assert!(check(&[("connections-max", "39488")]).is_ok());
     }
 
     #[test]
     fn too_little_memory_is_refused_with_the_arithmetic() {
         let refusal = refusal(&[("memory-max", "16M")]);
-        assert!(refusal.contains("fixed 12.0 MiB + 16384 connections × 256 B (4.0 MiB)"), "{refusal}");
-        assert!(super::super::super::memory::MachineMemory::read().is_some());
+        assert!(refusal.contains("+ 16384 connections × 256 B (4.0 MiB) +"), "{refusal}");
     }
 
     #[test]
