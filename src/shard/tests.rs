@@ -8,8 +8,10 @@ mod world;
 
 mod ending;
 mod fanout;
+mod heartbeat;
 mod joining;
 mod pausing;
 mod presence;
 mod rooms;
+mod sending;
 mod sequence;

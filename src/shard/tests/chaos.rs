@@ -96,6 +96,9 @@ impl Sim {
         let limits = Limits {
             lane_places: [None, Some(4), Some(7)][random.below(3) as usize],
             presence_members_max: [1_000, 6][random.below(2) as usize],
+            message_bytes_max: 4_096,
+            send_queue_bytes_max: [256, 16][random.below(2) as usize] * 1024,
+            presence_grace_ms: [8_000, 0][random.below(2) as usize],
             ..Limits::default()
         };
         let mut coin = || random.below(2) == 0;
