@@ -3,6 +3,7 @@
 //! `world` drives shards exactly as `seam` says; the other files say what must come of it, one behaviour a test. `chaos` makes
 //! workload and faults from seeds and compares with a model; a failure names its seed.
 
+mod account;
 mod chaos;
 mod world;
 
