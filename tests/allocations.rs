@@ -72,7 +72,7 @@ impl Rig {
 
     fn add(&mut self, message: std::fmt::Arguments<'_>) {
         self.text.clear();
-        self.text.write_fmt(message).unwrap();
+        self.text.write_fmt(message).expect("a String takes any text");
         write_masked(&mut self.frames, Opcode::Text, self.text.as_bytes(), [1, 2, 3, 4]);
     }
 

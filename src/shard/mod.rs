@@ -258,10 +258,12 @@ impl Shard {
         self.hasher.hash_one(id.as_bytes())
     }
 
-    /// The home of the room whose id has this hash. The tables use the low bits; this uses the high ones.
+    /// The home of the room whose id has this hash. It is mixed once more, because the tables of a home tell rooms apart by bits
+    /// that must not be the same for all of them.
     fn home_of(&self, hash: u64) -> ShardId {
+        let mixed = hash.wrapping_mul(0xd6e8_feb8_6659_fd93) >> 32;
         let shards = self.lanes.len() as u64;
-        ShardId(((hash >> 32) * shards >> 32) as u16)
+        ShardId(((mixed * shards) >> 32) as u16)
     }
 
     /// Whether flexible memory is used up: nothing is taken in that would take more of it.

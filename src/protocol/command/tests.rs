@@ -1,3 +1,4 @@
+//! Tests of commands and what is wrong with them, over tables of hostile messages.
 #![allow(clippy::unwrap_used)]
 
 use super::super::testing::Random;

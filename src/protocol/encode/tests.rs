@@ -1,3 +1,4 @@
+//! Tests of every frame, read back by another JSON library.
 #![allow(clippy::unwrap_used)]
 
 use super::super::command::decode;

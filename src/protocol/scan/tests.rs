@@ -1,3 +1,4 @@
+//! Tests of the scanner, with serde_json as the second opinion.
 #![allow(clippy::unwrap_used)]
 
 use super::super::testing::Random;

@@ -1,3 +1,4 @@
+//! Tests of the order of commands, beside a reference model of maps.
 #![allow(clippy::unwrap_used)]
 
 use super::super::testing::Random;
