@@ -433,7 +433,7 @@ impl Shard {
         let rest = if connection.pending.is_some() { self.out.detach_all(connection) } else { NodeIndex::NONE };
         let stash = &mut self.stashes[stash.0 as usize];
         let (mut sent, mut bytes) = (accepted, 0);
-        for chain in [head, rest] {
+        for (chain, is_sent) in [(head, true), (rest, false)] {
             let mut node = chain;
             while node.is_some() {
                 let Node { frame, next } = self.out.nodes[node.0 as usize];
@@ -448,6 +448,8 @@ impl Shard {
                 }
                 bytes += length - sent;
                 sent = 0;
+                // It was counted as sent with the send; it is counted again when the rest of it has gone.
+                self.stats.frames_out -= u64::from(is_sent);
                 self.out.frames.hold(frame);
                 stash.backlog.push_back(Queued { frame, length });
                 self.stats.charge(MemoryUse::Backlog, size_of::<Queued>());

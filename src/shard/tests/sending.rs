@@ -39,12 +39,14 @@ fn numbers(world: &mut World, client: usize) -> Vec<u64> {
 fn a_backlog_drains_in_order_whatever_the_socket_takes() {
     for incoming_max in [1, 7, 100, 1_000, 20_000] {
         let (mut world, a, b) = stuck(Limits::default(), incoming_max);
+        let before = world.sum(|stats| stats.frames_out);
         publish(&mut world, a, 2..40, 700);
         assert!(world.sum(|stats| stats.send_queue_bytes) > 0);
         world.clients[b].reads = incoming_max;
         world.run();
         assert_eq!(numbers(&mut world, b), (2..40).collect::<Vec<_>>());
         assert_eq!(world.sum(|stats| stats.send_queue_bytes), 0);
+        assert_eq!(world.sum(|stats| stats.frames_out) - before, 2 * 38, "each frame is counted once: acks and deliveries");
         world.end_all();
     }
 }
