@@ -178,3 +178,22 @@ fn a_drain_tells_connections_one_after_the_other() {
     }
     world.end_all();
 }
+
+#[test]
+fn nothing_but_connect_opens() {
+    for (opcode, payload, code) in [
+        (Opcode::Text, &br#"{"type":"ping"}"#[..], "not_connected"),
+        (Opcode::Text, b"{", "bad_json"),
+        (Opcode::Binary, b"x", "binary_unsupported"),
+    ] {
+        let mut world = world();
+        let client = world.open_socket(0, true);
+        world.request(client, "/ws", Some("throng.v1"));
+        world.send_frame(client, opcode, payload);
+        world.run();
+        let frames = world.take_frames(client);
+        assert_eq!((frames.len(), &frames[0].json()["code"]), (2, &code.into()));
+        assert_eq!(frames[1].close_code(), Some(4004));
+        world.end_all();
+    }
+}
