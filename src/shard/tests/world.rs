@@ -416,6 +416,8 @@ impl World {
         }
         self.drivers[shard].shard.handle_turn_end(now);
         happened |= self.collect(shard);
+        let waiters: usize = self.drivers[shard].shard.lanes.iter().map(|lane| lane.waiters.len()).sum();
+        assert!(waiters <= 2 * self.drivers[shard].slots.len(), "connections wait for lanes many times over: {waiters}");
         let driver = &mut self.drivers[shard];
         driver.overdue = if is_due(driver) { driver.overdue + 1 } else { 0 };
         assert!(driver.overdue < 10_000, "a deadline stays due however often it is handled");
