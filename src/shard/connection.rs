@@ -59,6 +59,9 @@ impl Flags {
     /// It was upgraded: it counts as a connection in the metrics.
     pub(crate) const UPGRADED: Flags = Flags(1 << 13);
 
+    /// The answer to its upgrade request is not sent whole: nothing else may come in its place.
+    pub(crate) const GREETING: Flags = Flags(1 << 14);
+
     pub(crate) fn has(self, other: Flags) -> bool {
         self.0 & other.0 != 0
     }

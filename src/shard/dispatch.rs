@@ -115,7 +115,7 @@ impl Shard {
     }
 
     /// Ends a connection whose last word is the error that is queued already.
-    fn end_after_error(&mut self, now: Now, slot: u32) {
+    pub(crate) fn end_after_error(&mut self, now: Now, slot: u32) {
         self.end(now, slot, CloseReason::BadProtocol, super::ending::Goodbye::Last);
     }
 

@@ -433,7 +433,7 @@ impl Shard {
         let rest = if connection.pending.is_some() { self.out.detach_all(connection) } else { NodeIndex::NONE };
         let stash = &mut self.stashes[stash.0 as usize];
         let (mut sent, mut bytes) = (accepted, 0);
-        for chain in [head, rest] {
+        for (chain, is_sent) in [(head, true), (rest, false)] {
             let mut node = chain;
             while node.is_some() {
                 let Node { frame, next } = self.out.nodes[node.0 as usize];
@@ -448,6 +448,8 @@ impl Shard {
                 }
                 bytes += length - sent;
                 sent = 0;
+                // It was counted as sent with the send; it is counted again when the rest of it has gone.
+                self.stats.frames_out -= u64::from(is_sent);
                 self.out.frames.hold(frame);
                 stash.backlog.push_back(Queued { frame, length });
                 self.stats.charge(MemoryUse::Backlog, size_of::<Queued>());
@@ -485,6 +487,7 @@ impl Shard {
             }
             stash.first_sent = 0;
             stash.backlog.pop_front();
+            connection.flags.clear(Flags::GREETING);
             self.stats.release(MemoryUse::Backlog, size_of::<Queued>());
             self.stats.frames_out += 1;
             self.out.frames.release(&mut self.stats, first.frame);
@@ -508,9 +511,13 @@ impl Shard {
                 continue;
             }
             self.connections[key.slot as usize].flags.clear(Flags::IN_FLIGHT);
-            if matches!(origin, Origin::Backlog) {
-                self.shorten_backlog(now, key.slot, length);
-                self.after_backlog(key.slot);
+            match origin {
+                Origin::Pending(_) => self.connections[key.slot as usize].flags.clear(Flags::GREETING),
+                Origin::Backlog => {
+                    self.shorten_backlog(now, key.slot, length);
+                    self.after_backlog(key.slot);
+                }
+                Origin::Short(_) => {}
             }
             self.after_sent(now, key.slot);
         }
@@ -574,9 +581,13 @@ impl Shard {
         }
     }
 
-    /// Drops everything that waits for a connection's socket, but for the rest of a frame that is partly sent if `keep_partial`.
+    /// Drops everything that waits for a connection's socket. If `keep_partial`, the rest of a frame that is partly sent stays, and
+    /// so does everything while the answer to the upgrade request is among it.
     pub(crate) fn drop_queue(&mut self, slot: u32, keep_partial: bool) {
         let connection = &mut self.connections[slot as usize];
+        if keep_partial && connection.flags.has(Flags::GREETING) {
+            return;
+        }
         self.out.free_pending(connection);
         if !connection.flags.has(Flags::BACKLOGGED) {
             return;

@@ -141,6 +141,10 @@ impl Shard {
             Event::Binary(_) => {
                 self.stats.messages_in += 1;
                 self.send_error(slot, &ErrorFrame::new(ErrorCode::BinaryUnsupported));
+                if self.connections[slot as usize].state == State::Opening {
+                    // Nothing but `connect` opens, whatever its form.
+                    self.end_after_error(now, slot);
+                }
             }
             Event::Ping(payload) => {
                 let frame = self.message_frame(Opcode::Pong, payload);

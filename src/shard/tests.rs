@@ -3,11 +3,16 @@
 //! `world` drives shards exactly as `seam` says; the other files say what must come of it, one behaviour a test. `chaos` makes
 //! workload and faults from seeds and compares with a model; a failure names its seed.
 
+mod account;
+mod chaos;
 mod world;
 
+mod ending;
 mod fanout;
+mod heartbeat;
 mod joining;
 mod pausing;
 mod presence;
 mod rooms;
+mod sending;
 mod sequence;

@@ -168,6 +168,7 @@ impl Shard {
     fn open(&mut self, now: Now, slot: u32, endpoint: Endpoint, is_v1: bool) {
         let connection = &mut self.connections[slot as usize];
         connection.flags.set(Flags::UPGRADED);
+        connection.flags.set(Flags::GREETING);
         self.stats.connections_active += 1;
         self.stats.connections_total += 1;
         if endpoint == Endpoint::Rooms && is_v1 {

@@ -194,3 +194,42 @@ fn a_room_above_the_bound_tells_counts() {
         world.end_all();
     }
 }
+
+#[test]
+fn a_list_above_the_page_size_comes_in_pages() {
+    for shards in [1, 2] {
+        let mut world = World::new(WorldConfig { shards, slots: 400, ..WorldConfig::default() });
+        let state = format!("\"{}\"", "s".repeat(200));
+        for n in 0..350 {
+            let client = world.open_socket(n % shards, true);
+            world.request(client, &format!("/?user=user-{}", n / 2), None);
+            world.send(client, &format!(r#"{{"type":"join_room","roomId":"r","state":{state}}}"#));
+        }
+        world.run();
+        let watcher = world.v1(0, "watcher");
+        world.say(watcher, &[WATCH]);
+        let joined = world.take(watcher).remove(0);
+        let mut users = BTreeMap::new();
+        let mut page = joined;
+        let mut pages = 0;
+        loop {
+            pages += 1;
+            assert!(page["members"].to_string().len() <= crate::limits::PRESENCE_PAGE_BYTES_MAX);
+            for member in page["members"].as_array().expect("members") {
+                let connections = member["connections"].as_array().expect("connections").len();
+                *users.entry(member["user"].as_str().expect("a user").to_owned()).or_insert(0) += connections;
+            }
+            let Some(cursor) = page["cursor"].as_str() else { break };
+            world.say(watcher, &[&format!(r#"{{"type":"presence","roomId":"r","id":7,"cursor":"{cursor}"}}"#)]);
+            page = world.take(watcher).into_iter().find(|message| message["type"] == "presence_state").expect("a page");
+            assert_eq!(page["id"], 7);
+        }
+        assert!(pages >= 3, "{pages}");
+        assert_eq!(users.len(), 176);
+        assert!(users.iter().all(|(user, count)| *count == if user == "watcher" { 1 } else { 2 }));
+        world.say(watcher, &[r#"{"type":"presence","roomId":"r","id":8,"cursor":"AAAAAAAAAAA"}"#]);
+        let error = world.take(watcher).pop().expect("an error");
+        assert_eq!((&error["code"], &error["id"]), (&"bad_cursor".into(), &8.into()));
+        world.end_all();
+    }
+}

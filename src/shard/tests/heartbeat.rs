@@ -1,0 +1,96 @@
+//! Pings, silence, and when it is taken for death.
+
+use super::world::{World, WorldConfig};
+use crate::close::CloseReason;
+use crate::limits::{GHOST_BOUND_MS, Limits};
+use crate::ws::Opcode;
+
+const WATCH: &str = r#"{"type":"join_room","roomId":"r","presence":true,"seq":1}"#;
+
+fn world(shards: usize) -> World {
+    World::new(WorldConfig { shards, ..WorldConfig::default() })
+}
+
+#[test]
+fn who_answers_pings_stays_and_who_speaks_is_not_pinged() {
+    let mut world = world(1);
+    let (quiet, talker) = (world.v1(0, "ann"), world.v1(0, "bob"));
+    world.say(quiet, &[WATCH]);
+    world.say(talker, &[WATCH]);
+    for _ in 0..20 {
+        world.pass(5_000);
+        world.say(talker, &[r#"{"type":"ping"}"#]);
+    }
+    let pings = |world: &mut World, client| world.take_frames(client).iter().filter(|frame| frame.opcode == Opcode::Ping).count();
+    assert!((7..=9).contains(&pings(&mut world, quiet)));
+    assert_eq!(pings(&mut world, talker), 0);
+    assert_eq!(world.sum(|stats| stats.ghosts_reaped), 0);
+    world.end_all();
+}
+
+#[test]
+fn a_vanished_peer_is_gone_from_presence_within_the_ghost_bound() {
+    for shards in [1, 2, 3] {
+        let mut world = world(shards);
+        let (ghost, witness) = (world.v1(0, "ghost"), world.v1(shards - 1, "witness"));
+        world.say(ghost, &[WATCH]);
+        world.say(witness, &[WATCH]);
+        world.pass(3_000);
+        world.clients[ghost].pongs = false;
+        world.clients[ghost].answers_close = false;
+        world.take_frames(witness);
+        world.pass(GHOST_BOUND_MS);
+        let left = world.take(witness).iter().any(|message| {
+            message["type"] == "presence_diff"
+                && message["leaves"].as_array().is_some_and(|leaves| leaves.iter().any(|leave| leave["user"] == "ghost"))
+        });
+        assert!(left);
+        assert_eq!(world.closes(CloseReason::NoPong), 1);
+        world.end_all();
+    }
+}
+
+#[test]
+fn a_stall_of_the_server_is_held_against_nobody() {
+    let mut world = world(1);
+    let client = world.v1(0, "ann");
+    world.say(client, &[WATCH]);
+    world.clients[client].pongs = false;
+    world.pass(12_500);
+    assert_eq!(world.sum(|stats| stats.pings_sent), 1);
+    // The loop stands still for longer than the timeout; the pong has waited in the socket meanwhile.
+    world.now.mono.0 += 30_000;
+    let now = world.now;
+    world.drivers[0].shard.handle_stall(now, 30_000);
+    world.send_frame(client, Opcode::Pong, b"");
+    world.clients[client].pongs = true;
+    world.pass(10_000);
+    assert_eq!(world.sum(|stats| stats.ghosts_reaped), 0);
+    assert!(!world.clients[client].closed);
+    world.end_all();
+}
+
+#[test]
+fn a_reader_that_drains_its_backlog_slowly_is_alive() {
+    let limits = Limits { send_queue_bytes_max: 1 << 20, ..Limits::default() };
+    let mut world = World::new(WorldConfig { limits, ..WorldConfig::default() });
+    let (a, b) = (world.v1(0, "ann"), world.v1(0, "bob"));
+    world.say(a, &[WATCH]);
+    world.say(b, &[WATCH]);
+    world.clients[b].reads = 0;
+    world.clients[b].incoming_max = 20_000;
+    let padding = "p".repeat(10_000);
+    for seq in 2..40 {
+        world.say(a, &[&format!(r#"{{"type":"broadcast","roomId":"r","data":"{padding}","seq":{seq}}}"#)]);
+    }
+    // It answers nothing, because it has not come to the ping yet, but it reads.
+    for _ in 0..30 {
+        world.pass(3_000);
+        world.clients[b].reads = 5_000;
+        world.round();
+        world.clients[b].reads = 0;
+    }
+    assert_eq!(world.sum(|stats| stats.ghosts_reaped), 0);
+    assert!(!world.clients[b].closed);
+    world.end_all();
+}
