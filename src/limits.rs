@@ -17,6 +17,14 @@ pub const HANDSHAKE_DEADLINE_MS: u64 = 10_000;
 pub const CLOSE_LINGER_MS: u64 = 2_000;
 /// Payload of a control frame in bytes (RFC 6455 §5.5). Above: 1002.
 pub const CONTROL_PAYLOAD_BYTES_MAX: usize = 125;
+/// Assemblers that a shard keeps for their next use. Above: they go back to the allocator.
+pub const ASSEMBLERS_POOLED_MAX: usize = 1_024;
+/// Bytes of the buffer of an assembler that is kept. Above: the buffer goes back to the allocator.
+pub const ASSEMBLER_BUFFER_BYTES_POOLED_MAX: usize = 64 * 1024;
+/// Bytes of all assemblers that a shard keeps. Above: they go back to the allocator.
+pub const ASSEMBLER_POOL_BYTES_MAX: usize = 1024 * 1024;
+/// Subprotocols that an upgrade request may offer. Above: 400. Bounds the search for duplicates.
+pub const REQUEST_SUBPROTOCOLS_MAX: usize = 32;
 /// Nesting of `data` and `state`. Above: `error` `bad_json`.
 pub const DATA_DEPTH_MAX: usize = 128;
 /// Nesting of the envelope itself. Above: `error` `bad_json`.
