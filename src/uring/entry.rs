@@ -1,7 +1,7 @@
 //! Operations that point at no memory of the caller, and are therefore safe to push.
 //!
 //! Each constructor names the completion that it leads to by its [`UserData`]. Sockets are slots of the ring's file table, except
-//! listeners. What does point at memory (sends, peeks, addresses) has a method of [`Ring`](super::Ring) of its own.
+//! listeners. What does point at memory (sends, addresses) has a method of [`Ring`](super::Ring) of its own.
 //!
 //! Invariant: an entry holds no pointer, or one into a `static`.
 
@@ -11,6 +11,7 @@ use io_uring::opcode;
 use io_uring::squeue::{self, Flags};
 use io_uring::types::{CancelBuilder, DestinationSlot, Fd, Fixed};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::sync::atomic::AtomicU8;
 
 /// An operation, ready for [`Ring::push`](super::Ring::push).
 #[derive(Clone, Debug)]
@@ -31,6 +32,8 @@ pub enum SocketOption {
     SmallReceiveBuffer,
 }
 
+/// Where peeks put a byte that nobody reads. All rings share it; atomic, because the kernel writes to it.
+static PEEKED: AtomicU8 = AtomicU8::new(0);
 static ONE: libc::c_int = 1;
 static SMALL: libc::c_int = 4096;
 static LINGER_NONE: libc::linger = libc::linger { l_onoff: 1, l_linger: 0 };
@@ -54,6 +57,12 @@ impl Entry {
     pub fn receive_once(slot: u32, generation: u32, length: u32) -> Entry {
         let receive = opcode::Recv::new(Fixed(slot), std::ptr::null_mut(), length).buf_group(GROUP).build();
         Entry::named(receive.flags(Flags::BUFFER_SELECT), UserData::new(Op::Receive, slot, generation))
+    }
+    /// Looks whether a slot has anything to read, and leaves it there. Completes with 1, with 0 at the end of the stream, or with
+    /// `EAGAIN`.
+    pub fn peek(slot: u32, generation: u32) -> Entry {
+        let peek = opcode::Recv::new(Fixed(slot), PEEKED.as_ptr(), 1).flags(libc::MSG_PEEK | libc::MSG_DONTWAIT);
+        Entry::named(peek.build(), UserData::new(Op::Peek, slot, generation))
     }
     /// Completes once the socket takes bytes again, or is broken.
     pub fn writable(slot: u32, generation: u32) -> Entry {

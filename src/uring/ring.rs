@@ -14,7 +14,6 @@ use io_uring::squeue::Flags;
 use io_uring::types::{Fixed, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, opcode, squeue};
 use socket2::SockAddr;
-use std::cell::UnsafeCell;
 use std::collections::VecDeque;
 use std::io;
 use std::marker::PhantomData;
@@ -129,8 +128,6 @@ pub struct Ring {
     // Dropped first: when its descriptor is closed the kernel runs no more operation into the memory below.
     io: IoUring,
     buffers: Buffers,
-    /// Where peeks put the byte that nobody reads.
-    peeked: Box<UnsafeCell<u8>>,
     /// Addresses of queued binds and connects, which the kernel copies when it takes the entry. Never grows beyond its capacity, so
     /// none of them moves.
     addresses: Vec<SockAddr>,
@@ -156,7 +153,6 @@ impl Ring {
         Ok(Ring {
             io,
             buffers,
-            peeked: Box::new(UnsafeCell::new(0)),
             addresses: Vec::new(),
             reaped: VecDeque::with_capacity(config.completions as usize),
             counters: RingCounters::default(),
@@ -212,20 +208,6 @@ impl Ring {
     pub fn push(&mut self, entry: Entry) -> Result<(), Full> {
         // SAFETY: an `Entry` points at no memory, or at statics (see `entry`).
         unsafe { self.io.submission().push(&entry.0) }.map_err(|_| Full)
-    }
-
-    /// Queues a look at whether slot `slot` has anything to read, without reading it. Completes with 1, with 0 at the end of the
-    /// stream, or with `EAGAIN`.
-    ///
-    /// # Errors
-    /// [`Full`]; nothing was queued.
-    pub fn push_peek(&mut self, slot: u32, generation: u32) -> Result<(), Full> {
-        let entry = opcode::Recv::new(Fixed(slot), self.peeked.get(), 1)
-            .flags(libc::MSG_PEEK | libc::MSG_DONTWAIT)
-            .build()
-            .user_data(UserData::new(Op::Peek, slot, generation).bits());
-        // SAFETY: the byte lives as long as the ring, and no reference to it is ever made.
-        unsafe { self.io.submission().push(&entry) }.map_err(|_| Full)
     }
 
     /// Queues a bind of a socket to an address of this machine; port 0 takes a free one (Linux 6.11).

@@ -159,12 +159,12 @@ fn cancel_and_close_in_one_submission_let_the_client_see_the_end() {
 fn a_peek_tells_silence_from_data_and_takes_nothing() {
     let mut ring = ring();
     let (_listener, mut client, slot) = connection(&mut ring);
-    ring.push_peek(slot, 0).unwrap();
+    push(&mut ring, Entry::peek(slot, 0));
     assert_eq!(await_op(&mut ring, Op::Peek).result, -libc::EAGAIN);
     client.write_all(b"hello").unwrap();
     push(&mut ring, Entry::receive_once(slot, 0, 1));
     assert_eq!(await_op(&mut ring, Op::Receive).result, 1);
-    ring.push_peek(slot, 0).unwrap();
+    push(&mut ring, Entry::peek(slot, 0));
     assert_eq!(await_op(&mut ring, Op::Peek).result, 1);
     push(&mut ring, Entry::receive_once(slot, 0, 100));
     assert_eq!(await_op(&mut ring, Op::Receive).result, 4);

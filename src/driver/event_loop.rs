@@ -1,0 +1,399 @@
+//! The loop of one shard: one turn after the other, each with one system call.
+//!
+//! A turn is the contract at the top of [`shard::seam`](crate::shard::seam), in its order: submit and settle, events, room in the
+//! lanes, the turn's end, outputs, and then sleep or the next turn. What an event means to a connection is in `events`.
+//!
+//! Invariants:
+//! - Between two submissions, what the core yields is only collected; it goes into the ring together, sends before everything else, so that a
+//!   close follows the last send of its connection.
+//! - After *every* submission the send failures are told first, then the batch is settled, then anything else happens. The ring guarantees that by then
+//!   the submission queue is empty and every completion is copied out.
+
+use super::clock::{Clock, Micros};
+use super::connections::Connections;
+use super::listener::Accepting;
+use super::mesh::{DECLINED_NAP_MS, Mesh};
+use super::pause::Stashes;
+use super::stats::{DriverStats, Snapshot};
+use super::{Mail, Shared};
+use crate::limits::{
+    CLOSE_LINGER_MS, COMPLETION_ENTRIES, COMPLETIONS_PER_TURN, Limits, RECEIVE_BUFFER_BYTES, RECEIVE_BUFFERS, SUBMISSION_ENTRIES,
+};
+use crate::shard::{Key, Order, Shard, ShardConfig, ShardId, Taken, Transmit};
+use crate::time::{Millis, Now};
+use crate::uring::{BuffersConfig, Entry, Op, Ring, RingConfig, Send, Wait};
+use crossbeam_channel::Receiver;
+use std::collections::VecDeque;
+use std::io;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Time between two publications of a shard's numbers, in ms.
+const PUBLISH_MS: u64 = 100;
+/// Time for which the loop must have stood still for deadlines to move, in ms.
+const STALL_MS: u64 = 200;
+/// Time after the end of a drain at which a shard ends with sockets still open, in ms.
+const DRAIN_GRACE_MS: u64 = CLOSE_LINGER_MS + 1_000;
+/// The most operations that one action of the core leads to: three cancellations and a close.
+const ENTRIES_PER_ACTION_MAX: usize = 4;
+
+/// What a shard's thread is given.
+pub(super) struct Parts {
+    pub(super) id: ShardId,
+    pub(super) shared: Arc<Shared>,
+    pub(super) mesh: Mesh,
+    pub(super) listener: TcpListener,
+    pub(super) mailbox: Receiver<Mail>,
+    pub(super) seed: [u8; 32],
+    pub(super) limits: Limits,
+    pub(super) echo: bool,
+    pub(super) incremental: bool,
+}
+
+/// One shard's loop, with all that it owns.
+pub(super) struct EventLoop {
+    pub(super) id: ShardId,
+    pub(super) shared: Arc<Shared>,
+    clock: Clock,
+    pub(super) ring: Ring,
+    pub(super) shard: Shard,
+    mesh: Mesh,
+    mailbox: Receiver<Mail>,
+    pub(super) listener: TcpListener,
+    pub(super) accepting: Accepting,
+    pub(super) connections: Connections,
+    pub(super) stashes: Stashes,
+    pub(super) stats: DriverStats,
+    /// The reading with which the turn works.
+    pub(super) now: Now,
+    /// Sends of the submission that is being collected, then of the one that is being settled. Index = ticket.
+    transmits: Vec<Transmit>,
+    /// Operations that go into the ring after the sends.
+    pub(super) actions: Vec<Entry>,
+    /// Connections to be read from again, as an event of the next turn.
+    pub(super) resumes: Vec<Key>,
+    /// Answers to peeks, with whether nothing was there; they are told when all completions that came with them were handled.
+    pub(super) peeks: Vec<(Key, bool)>,
+    /// Paused connections whose peer has finished sending, with when to stop waiting for their resume. Oldest first.
+    pub(super) hangups: VecDeque<(Millis, Key)>,
+    /// Unread bytes that the core knows of.
+    unread_told: usize,
+    /// When a drain ends.
+    drain_by: Option<Millis>,
+    finished: bool,
+    /// Something has happened that is not published yet.
+    dirty: bool,
+    published_at: Millis,
+}
+
+impl EventLoop {
+    /// Makes the ring and the core of a shard, on the thread that will run it.
+    ///
+    /// # Errors
+    /// What the kernel says to the ring.
+    pub(super) fn new(parts: Parts) -> io::Result<EventLoop> {
+        let Parts { id, shared, mesh, listener, mailbox, seed, limits, echo, incremental } = parts;
+        let slots = shared.plan.slots;
+        let mut ring = Ring::new(RingConfig {
+            submissions: SUBMISSION_ENTRIES,
+            completions: COMPLETION_ENTRIES,
+            slots: slots as u32,
+            buffers: BuffersConfig { count: RECEIVE_BUFFERS, bytes: RECEIVE_BUFFER_BYTES },
+            incremental,
+        })?;
+        ring.enable()?;
+        shared.doors[usize::from(id.0)].open(ring.descriptor());
+        let clock = shared.clock;
+        let now = clock.now();
+        let config = ShardConfig { id, shards: shared.plan.shards, slots, limits, echo, seed };
+        Ok(EventLoop {
+            id,
+            clock,
+            ring,
+            shard: Shard::new(config, now),
+            mesh,
+            mailbox,
+            listener,
+            accepting: Accepting::default(),
+            connections: Connections::new(slots),
+            stashes: Stashes::default(),
+            stats: DriverStats::default(),
+            now,
+            transmits: Vec::with_capacity(SUBMISSION_ENTRIES as usize),
+            actions: Vec::with_capacity(SUBMISSION_ENTRIES as usize),
+            resumes: Vec::new(),
+            peeks: Vec::new(),
+            hangups: VecDeque::new(),
+            unread_told: 0,
+            drain_by: None,
+            finished: false,
+            dirty: true,
+            published_at: Millis(0),
+            shared,
+        })
+    }
+
+    /// Runs until all shards have drained.
+    ///
+    /// # Errors
+    /// The kernel refuses the ring.
+    pub(super) fn run(mut self) -> io::Result<()> {
+        let waker = self.shared.posts[usize::from(self.id.0)].waker.entry();
+        self.push(waker)?;
+        let mut looked = self.clock.micros();
+        let mut wait = Wait::Poll;
+        loop {
+            let submitted = self.clock.micros();
+            let busy = submitted.since(looked);
+            self.submit(wait)?;
+            looked = self.clock.micros();
+            self.mesh.wake(&self.shared);
+            self.now = self.clock.at(looked);
+            self.note_turn(busy + overslept(wait, looked.since(submitted)));
+            self.handle_events()?;
+            self.mesh.tell_room(&mut self.shard);
+            self.shard.handle_turn_end(self.now);
+            self.drain()?;
+            self.check_finished();
+            self.publish_if_due();
+            if self.shared.has_finished() {
+                // The last closes go out; the ring's end closes what is left.
+                self.submit(Wait::Poll)?;
+                self.publish();
+                return Ok(());
+            }
+            wait = self.next_wait();
+        }
+    }
+
+    // ---- submit and settle ----------------------------------------------------------------------------------------------
+
+    /// Enters the kernel with everything that was collected, then settles it.
+    fn submit(&mut self, wait: Wait) -> io::Result<()> {
+        let EventLoop { ring, shard, transmits, actions, connections, .. } = self;
+        let reaped_before = ring.pending_completions();
+        let shard_bytes = &*shard;
+        ring.enter_with(
+            |batch| {
+                for transmit in transmits.iter().filter(|transmit| connections.is_current(transmit.key)) {
+                    let bytes = shard_bytes.transmit_bytes(transmit);
+                    let sent = batch.send(Send { slot: transmit.key.slot, ticket: transmit.ticket, bytes });
+                    sent.expect("no more is collected than the submission queue has room for");
+                }
+                for action in actions.iter() {
+                    batch.push(action).expect("no more is collected than the submission queue has room for");
+                }
+            },
+            wait,
+        )?;
+        actions.clear();
+        self.settle(reaped_before);
+        Ok(())
+    }
+
+    /// Tells the core which sends failed, then that the rest was taken.
+    fn settle(&mut self, reaped_before: usize) {
+        if !self.transmits.is_empty() {
+            for completion in self.ring.completions_from(reaped_before) {
+                if completion.data.op() != Op::Send {
+                    continue;
+                }
+                let taken = match completion.result {
+                    count if count >= 0 => Taken::Short(count as usize),
+                    // EAGAIN: the socket's buffer is full, or the kernel is short of memory for it; POLLOUT tells when it has room.
+                    errno if errno == -libc::EAGAIN => Taken::Short(0),
+                    // EPIPE, ECONNRESET, ETIMEDOUT, EHOSTUNREACH, …: the socket is broken, and its receive says so too.
+                    _ => Taken::Broken,
+                };
+                match taken {
+                    Taken::Short(_) => self.stats.short_sends += 1,
+                    Taken::Broken => self.stats.failed_sends += 1,
+                }
+                self.shard.handle_transmitted(self.now, completion.data.index(), taken);
+            }
+            self.transmits.clear();
+        }
+        self.shard.handle_settled(self.now);
+    }
+
+    /// Queues an operation in the middle of a turn, outside of what the core yields. A full queue is submitted.
+    pub(super) fn push(&mut self, entry: Entry) -> io::Result<()> {
+        if self.ring.push(entry.clone()).is_err() {
+            self.stats.early_submits += 1;
+            // Nothing of the core's is lent at this point: sends are collected only between the events and the next submission.
+            self.ring.enter([], Wait::Poll)?;
+            self.ring.push(entry).expect("a submission leaves the queue empty");
+        }
+        Ok(())
+    }
+
+    // ---- events ---------------------------------------------------------------------------------------------------------
+
+    fn handle_events(&mut self) -> io::Result<()> {
+        for _ in 0..COMPLETIONS_PER_TURN {
+            let Some(completion) = self.ring.next_completion() else { break };
+            self.dirty = true;
+            self.handle_completion(&completion)?;
+        }
+        if self.ring.pending_completions() > 0 {
+            self.stats.budget_exhausted += 1;
+        } else {
+            self.answer_probes();
+        }
+        self.feed_resumed()?;
+        self.end_hung_up();
+        self.end_largest_stashes();
+        self.dirty |= self.mesh.serve(&mut self.shard, self.now, &mut self.stats) > 0;
+        while let Ok(Mail(order)) = self.mailbox.try_recv() {
+            self.handle_order(order);
+        }
+        if self.shard.poll_timeout().is_some_and(|due| due <= self.now.mono) {
+            self.dirty = true;
+            self.shard.handle_timeout(self.now);
+        }
+        self.step_accepting()?;
+        if self.unread_told != self.stashes.bytes() {
+            self.unread_told = self.stashes.bytes();
+            self.shard.handle_unread(self.unread_told);
+        }
+        Ok(())
+    }
+
+    fn handle_order(&mut self, order: Order) {
+        self.dirty = true;
+        if let Order::Drain { by } = order {
+            self.drain_by = Some(by);
+        }
+        self.shard.handle_order(self.now, order);
+    }
+
+    /// Notes that no event was looked at for `us` microseconds though there may have been some.
+    fn note_turn(&mut self, us: u64) {
+        self.stats.turns += 1;
+        self.stats.observe_lag(us);
+        let ms = us / 1_000;
+        if ms >= STALL_MS {
+            self.stats.stalls += 1;
+            self.stats.stall_ms += ms;
+            self.shard.handle_stall(self.now, ms);
+        }
+    }
+
+    // ---- outputs --------------------------------------------------------------------------------------------------------
+
+    /// Collects all that the core has to say, with a submission in between wherever a queue is full.
+    fn drain(&mut self) -> io::Result<()> {
+        loop {
+            self.mesh.send_all(&mut self.shard, &mut self.stats);
+            let room = self.ring.room();
+            let before = self.transmits.len() + self.actions.len() + self.resumes.len();
+            // Actions have their share of the queue, so that closes go out however much there is to send.
+            while self.transmits.len() + self.actions.len() + SUBMISSION_ENTRIES as usize / 4 < room {
+                let Some(transmit) = self.shard.poll_transmit() else { break };
+                self.transmits.push(transmit);
+            }
+            while self.transmits.len() + self.actions.len() + ENTRIES_PER_ACTION_MAX <= room {
+                let Some(action) = self.shard.poll_action() else { break };
+                self.act(action);
+            }
+            let collected = self.transmits.len() + self.actions.len() + self.resumes.len() > before;
+            // What is left although nothing could be collected waits for the next turn: passes whose budget is used up.
+            if !self.shard.has_output() || !collected {
+                break;
+            }
+            self.stats.early_submits += 1;
+            self.submit(Wait::Poll)?;
+        }
+        if self.transmits.len() + self.actions.len() + self.shared.doors.len() > self.ring.room() {
+            self.stats.early_submits += 1;
+            self.submit(Wait::Poll)?;
+        }
+        let (actions, stats) = (&mut self.actions, &mut self.stats);
+        self.mesh.ring_doorbells(&self.shared, |peer, ring| {
+            stats.doorbells += 1;
+            actions.push(Entry::doorbell(ring, u32::from(peer.0)));
+        });
+        Ok(())
+    }
+
+    // ---- the end of a turn ----------------------------------------------------------------------------------------------
+
+    /// How long the next submission waits: not at all while there is anything to do.
+    fn next_wait(&mut self) -> Wait {
+        let busy = self.shard.has_output()
+            || self.ring.pending_completions() > 0
+            || !self.resumes.is_empty()
+            || !self.peeks.is_empty()
+            || !self.mesh.may_sleep(&self.shared, &self.mailbox);
+        if busy {
+            return Wait::Poll;
+        }
+        let nap = self.mesh.has_declined().then(|| self.now.mono.after(DECLINED_NAP_MS));
+        let publish = self.dirty.then(|| self.published_at.after(PUBLISH_MS));
+        let hangup = self.hangups.front().map(|&(at, _)| at);
+        let drain = self.drain_by.filter(|_| !self.finished).map(|by| by.after(DRAIN_GRACE_MS));
+        let deadlines = [self.shard.poll_timeout(), self.accepting.retry_at(), nap, publish, hangup, drain];
+        match deadlines.into_iter().flatten().min() {
+            None => Wait::Forever,
+            Some(due) => {
+                let left = Micros(due.0 * 1_000).since(self.clock.micros());
+                if left == 0 { Wait::Poll } else { Wait::AtMost(Duration::from_micros(left)) }
+            }
+        }
+    }
+
+    fn check_finished(&mut self) {
+        let Some(by) = self.drain_by else { return };
+        if self.finished {
+            return;
+        }
+        let empty = self.shard.sockets_held() == 0 && self.connections.open_count() == 0 && !self.shard.has_output();
+        if empty || self.now.mono >= by.after(DRAIN_GRACE_MS) {
+            self.finished = true;
+            self.accepting.end();
+            self.publish();
+            self.shared.finish();
+        }
+    }
+
+    fn publish_if_due(&mut self) {
+        if self.dirty && self.now.mono.since(self.published_at) >= PUBLISH_MS {
+            self.publish();
+        }
+    }
+
+    /// Puts a copy of all numbers where the control plane reads them. If it is reading just now, the next turn does it.
+    fn publish(&mut self) {
+        let Ok(mut slot) = self.shared.snapshots[usize::from(self.id.0)].try_lock() else { return };
+        let counters = self.ring.counters();
+        let stats = &mut self.stats;
+        stats.enters = counters.enters;
+        stats.submissions = counters.submissions;
+        stats.completions = counters.completions;
+        stats.overflows = counters.overflows;
+        stats.submit_retries = counters.submit_retries;
+        stats.slots = self.connections.slot_count() as u64;
+        stats.slots_used = self.connections.open_count() as u64;
+        stats.buffers = self.ring.buffers().count() as u64;
+        stats.buffers_free = self.ring.buffers().take_free_min() as u64;
+        stats.stash_bytes = self.stashes.bytes() as u64;
+        stats.stashes = self.stashes.count() as u64;
+        stats.mesh_waiting = self.mesh.waiting() as u64;
+        let Snapshot { shard, driver } = &mut *slot;
+        shard.clone_from(self.shard.stats());
+        driver.clone_from(stats);
+        self.dirty = false;
+        self.published_at = self.now.mono;
+    }
+}
+
+/// How much longer than it was to wait a wait took, in µs.
+fn overslept(wait: Wait, us: u64) -> u64 {
+    match wait {
+        Wait::AtMost(time) => us.saturating_sub(time.as_micros() as u64),
+        Wait::Poll => us,
+        // It ended with an event, whenever that came.
+        Wait::Forever => 0,
+    }
+}
