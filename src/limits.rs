@@ -137,6 +137,8 @@ pub const GHOST_BOUND_MS: u64 = 30_000;
 pub const CONNECTION_BYTES_MAX: usize = 256;
 /// Bytes of an upgrade in flight: its partial head and its answer.
 pub const HANDSHAKE_BYTES_MAX: usize = REQUEST_HEAD_BYTES_MAX + 1024;
+/// Bytes of the process itself: program, allocator, control plane.
+pub const PROCESS_BYTES: usize = 8 * 1024 * 1024;
 /// Smallest budget for what is not reserved: assemblers, backlogs, reorder buffers, presence state, rooms.
 pub const FLEX_BYTES_MIN: usize = 8 * 1024 * 1024;
 /// The same when `--memory-max` does not say.

@@ -1,6 +1,32 @@
-//! The binary.
+//! The binary: subcommands and what the whole process is set to. Everything else is in the library.
+
+use clap::Command;
+use std::process::ExitCode;
+use throng::control::backend::BACKEND;
+use throng::control::config::flags;
+use throng::control::serve;
+use throng::uring::thread;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-fn main() {}
+fn command() -> Command {
+    Command::new("throng")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Realtime WebSocket server: rooms, presence and ordered delivery on io_uring")
+        .after_help("Without a subcommand it serves. `--help` shows every setting, `-h` the common ones.")
+        .args(flags::arguments())
+        .args_conflicts_with_subcommands(true)
+        .disable_help_subcommand(true)
+        .subcommand(Command::new("serve").about("Run the server").args(flags::arguments()))
+}
+
+fn main() -> ExitCode {
+    // Before the first table is mapped. Without it the server runs as well, with more memory.
+    let _ = thread::disable_huge_pages();
+    let matches = command().get_matches();
+    match matches.subcommand() {
+        Some(("serve", matches)) => serve::run(matches, &BACKEND),
+        _ => serve::run(&matches, &BACKEND),
+    }
+}

@@ -297,6 +297,11 @@ impl EventLoop {
                 }
             }
             Action::Resume(key) => self.resumes.push(key),
+            Action::Finish(key) => {
+                if self.connections.is_current(key) {
+                    self.actions.push(Entry::shutdown_write(key.slot, key.generation));
+                }
+            }
         }
     }
 

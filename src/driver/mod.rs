@@ -257,6 +257,11 @@ impl Server {
         self.shared.admitted.load(Ordering::Relaxed)
     }
 
+    /// Shards whose thread has not ended.
+    pub fn shards_running(&self) -> usize {
+        self.threads.iter().filter(|thread| !thread.is_finished()).count()
+    }
+
     /// Waits until all shards have drained, which an [`Order::Drain`] brings about.
     pub fn join(self) {
         for thread in self.threads {

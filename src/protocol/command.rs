@@ -225,16 +225,15 @@ impl<'a> Fields<'a> {
     /// Walks the whole object. What is wrong with the object but leaves it readable is reported only at its end.
     fn collect(&mut self, text: &'a str) -> Result<(), Problem> {
         let mut object = ObjectScanner::new(text).map_err(malformed)?;
-        let mut unknown = UnknownKeys::default();
+        // Made only for the first unknown key: most messages have none.
+        let mut unknown: Option<UnknownKeys<'a>> = None;
         let mut problem = None;
         while let Some(key) = object.next_key().map_err(malformed)? {
             let value = object.value().map_err(malformed)?;
-            let mut buffer = [0; FIELD_NAME_BYTES_MAX];
-            let noted = match key.read_into(&mut buffer).map(Field::of) {
+            let noted = match field(key) {
                 Ok(Some(field)) => self.note(field, value),
-                Ok(None) => unknown.note(key, value),
-                Err(Unreadable::LoneSurrogate) => Err((ErrorCode::BadJson, "a key has a lone surrogate")),
-                Err(Unreadable::TooLong) => Err((ErrorCode::BadJson, "a key is longer than 64 bytes")),
+                Ok(None) => unknown.get_or_insert_default().note(key, value),
+                Err(unreadable) => Err(unreadable),
             };
             if let Err(found) = noted {
                 problem = problem.or(Some(found));
@@ -251,7 +250,7 @@ impl<'a> Fields<'a> {
             return Err(DUPLICATE_KEY);
         }
         self.values[field as usize] = Some(value);
-        if value.depth as usize > field.depth_max() { Err(TOO_DEEP) } else { Ok(()) }
+        if value.depth > field.depth_max() { Err(TOO_DEEP) } else { Ok(()) }
     }
 
     fn command(&self) -> Result<Command<'a>, Problem> {
@@ -402,6 +401,25 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// The field that a key names, if we know it.
+#[inline]
+fn field(key: JsonString<'_>) -> Result<Option<Field>, Problem> {
+    match Field::of(key.raw()) {
+        Some(field) => Ok(Some(field)),
+        None => field_spelled_otherwise(key),
+    }
+}
+
+/// The same for a key that is not spelled as we spell ours: escaped, unknown, or not to be read.
+#[cold]
+fn field_spelled_otherwise(key: JsonString<'_>) -> Result<Option<Field>, Problem> {
+    match key.read_into(&mut [0; FIELD_NAME_BYTES_MAX]) {
+        Ok(key) => Ok(Field::of(key)),
+        Err(Unreadable::LoneSurrogate) => Err((ErrorCode::BadJson, "a key has a lone surrogate")),
+        Err(Unreadable::TooLong) => Err((ErrorCode::BadJson, "a key is longer than 64 bytes")),
+    }
+}
+
 /// The unknown keys that an object has had so far.
 #[derive(Default)]
 struct UnknownKeys<'a> {
@@ -418,7 +436,7 @@ impl<'a> UnknownKeys<'a> {
         let place = self.keys.get_mut(self.count).ok_or(of_code(ErrorCode::TooManyFields))?;
         *place = Some(key);
         self.count += 1;
-        if value.depth as usize >= ENVELOPE_DEPTH_MAX { Err(TOO_DEEP) } else { Ok(()) }
+        if value.depth >= ENVELOPE_DEPTH_MAX { Err(TOO_DEEP) } else { Ok(()) }
     }
 }
 

@@ -27,7 +27,7 @@ pub struct Value<'a> {
     /// The text of the value, without the white space around it.
     pub raw: &'a str,
     /// Objects and arrays that enclose its innermost value, itself counted; 0 for a string, a number, `true`, `false` or `null`.
-    pub depth: u32,
+    pub depth: usize,
 }
 
 /// Walks the fields of one object that is the whole of a text.
@@ -56,7 +56,7 @@ impl<'a> ObjectScanner<'a> {
     ///
     /// # Errors
     /// [`Malformed::Syntax`], also for anything but white space after the object.
-    #[inline]
+    #[inline(always)]
     pub fn next_key(&mut self) -> Result<Option<JsonString<'a>>, Malformed> {
         let scanner = &mut self.scanner;
         scanner.skip_whitespace();
@@ -81,7 +81,7 @@ impl<'a> ObjectScanner<'a> {
     ///
     /// # Errors
     /// [`Malformed`]. A value that nothing follows, or anything but `,` or `}`, is refused here already: what is given was whole.
-    #[inline]
+    #[inline(always)]
     pub fn value(&mut self) -> Result<Value<'a>, Malformed> {
         let scanner = &mut self.scanner;
         scanner.skip_whitespace();
@@ -100,7 +100,8 @@ impl<'a> ObjectScanner<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct JsonString<'a> {
     raw: &'a str,
-    escaped: bool,
+    /// Bytes before the first escape: all of them if there is none.
+    plain: usize,
 }
 
 /// Why a string cannot be understood, though it is JSON.
@@ -117,7 +118,8 @@ impl<'a> JsonString<'a> {
     #[inline]
     pub fn of(value: Value<'a>) -> Option<Self> {
         let raw = value.raw.strip_prefix('"')?.strip_suffix('"')?;
-        Some(JsonString { raw, escaped: raw.as_bytes().contains(&b'\\') })
+        let plain = raw.bytes().position(|byte| byte == b'\\').unwrap_or(raw.len());
+        Some(JsonString { raw, plain })
     }
 
     /// What stands between the quotes, escapes as they came.
@@ -131,7 +133,7 @@ impl<'a> JsonString<'a> {
     /// [`Unreadable`] if it names no text or is longer than `bytes_max` bytes of UTF-8; no more than `bytes_max` are allocated.
     #[inline]
     pub fn read(self, bytes_max: usize) -> Result<Cow<'a, str>, Unreadable> {
-        if !self.escaped {
+        if !self.is_escaped() {
             return if self.raw.len() <= bytes_max { Ok(Cow::Borrowed(self.raw)) } else { Err(Unreadable::TooLong) };
         }
         let mut text = String::with_capacity(self.raw.len().min(bytes_max));
@@ -154,7 +156,7 @@ impl<'a> JsonString<'a> {
     where
         'a: 'b,
     {
-        if !self.escaped {
+        if !self.is_escaped() {
             return if self.raw.len() <= buffer.len() { Ok(self.raw) } else { Err(Unreadable::TooLong) };
         }
         let mut length = 0;
@@ -170,7 +172,7 @@ impl<'a> JsonString<'a> {
 
     /// Whether both are the same characters, however they are spelled. Strings with lone surrogates equal nothing.
     pub fn same(self, other: JsonString<'_>) -> bool {
-        if !self.escaped && !other.escaped {
+        if !self.is_escaped() && !other.is_escaped() {
             return self.raw == other.raw;
         }
         let (mut ours, mut theirs) = (self.chars(), other.chars());
@@ -181,6 +183,11 @@ impl<'a> JsonString<'a> {
                 _ => return false,
             }
         }
+    }
+
+    #[inline]
+    fn is_escaped(self) -> bool {
+        self.plain < self.raw.len()
     }
 
     fn chars(self) -> Unescape<'a> {
@@ -284,18 +291,18 @@ impl<'a> Scanner<'a> {
     }
 
     /// A key and its colon.
-    #[inline]
+    #[inline(always)]
     fn key(&mut self) -> Result<JsonString<'a>, Malformed> {
         let start = self.at + 1;
-        let escaped = self.skip_string()?;
+        let plain = self.skip_string()?;
         let raw = &self.text[start..self.at - 1];
         self.skip_whitespace();
         self.expect(b':')?;
-        Ok(JsonString { raw, escaped })
+        Ok(JsonString { raw, plain })
     }
 
     /// Passes over one value, and returns how deeply it is nested.
-    fn skip_value(&mut self) -> Result<u32, Malformed> {
+    fn skip_value(&mut self) -> Result<usize, Malformed> {
         // Bit 0 tells of the innermost open bracket whether it is an object's.
         let mut objects: u128 = 0;
         let mut depth: usize = 0;
@@ -335,7 +342,7 @@ impl<'a> Scanner<'a> {
             // A value has ended: close what ends with it, or go on to the next in its bracket.
             loop {
                 if depth == 0 {
-                    return Ok(deepest as u32);
+                    return Ok(deepest);
                 }
                 self.skip_whitespace();
                 let in_object = objects & 1 == 1;
@@ -401,23 +408,23 @@ impl<'a> Scanner<'a> {
         if self.at == start { Err(Malformed::Syntax) } else { Ok(()) }
     }
 
-    /// Passes over a string with its quotes, and returns whether it has escapes.
+    /// Passes over a string with its quotes, and returns how many bytes stand before its first escape, or in all.
     #[inline]
-    fn skip_string(&mut self) -> Result<bool, Malformed> {
+    fn skip_string(&mut self) -> Result<usize, Malformed> {
         self.expect(b'"')?;
         let bytes = self.text.as_bytes();
-        let mut escaped = false;
+        let plain = plain_prefix(&bytes[self.at..]);
+        self.at += plain;
         loop {
-            self.at += plain_prefix(&bytes[self.at..]);
             match self.peek() {
                 b'"' => {
                     self.at += 1;
-                    return Ok(escaped);
+                    return Ok(plain);
                 }
                 b'\\' => {
-                    escaped = true;
                     self.at += 1;
                     self.skip_escape()?;
+                    self.at += plain_prefix(&bytes[self.at..]);
                 }
                 // A control character, or the end of the text.
                 _ => return Err(Malformed::Syntax),

@@ -1,101 +1,335 @@
 //! All decisions of one core: no syscall, no clock, no entropy of its own, no unsafe.
+//!
+//! [`Shard`] takes events (`handle_*`) and yields outputs (`poll_*`); [`seam`] has the contract. The same code runs under the
+//! kernel and under a simulator.
+//!
+//! | file | decides |
+//! |---|---|
+//! | [`seam`] | what crosses the border to the driver |
+//! | `receive` `upgrade` | bytes to messages; an accepted socket to an open connection |
+//! | `dispatch` | a message to a command: numbers, what is decided here, what waits |
+//! | `session` `local` | who speaks, its memberships; the members here, and fan-out to them |
+//! | `home` `presence` | a room where it is numbered; who is there, and who is told |
+//! | `mesh` `lanes` | what shards say to each other, and room for it |
+//! | `outbound` `frames` | frames to sends; buffers |
+//! | `heartbeat` `ending` `drain` | pings and silence; the one close path; the shutdown |
+//! | `audit` [`stats`] | what is counted, and whether it adds up |
+//! | `arena` `timer_wheel` `random` | tables, timers, numbers |
+//!
+//! Invariants: memory per connection is bounded by constants; whatever a connection causes is freed in [`ending`]; a home never
+//! waits in the middle of a command; a message costs no allocation once warm.
 #![forbid(unsafe_code)]
 
+mod arena;
+mod audit;
+mod connection;
+mod dispatch;
+mod drain;
+mod ending;
+mod frames;
+mod heartbeat;
+mod home;
+mod lanes;
+mod local;
+mod mesh;
+mod outbound;
+mod presence;
+mod random;
+mod receive;
 pub mod seam;
+mod session;
 pub mod stats;
+mod timer_wheel;
+mod upgrade;
+mod user;
 
+#[cfg(test)]
+mod tests;
+
+pub use mesh::MeshMessage;
 pub use seam::{Action, Ended, Flow, Key, Lane, LaneRoom, Order, Received, ShardId, Source, Taken, Transmit};
 pub use stats::Stats;
 
-use crate::limits::Limits;
+use crate::limits::{Limits, SHARD_CONNECTIONS_MAX, SHARDS_MAX};
 use crate::time::{Millis, Now};
-use std::net::IpAddr;
+use crate::ws::{AssemblerPool, Opcode};
+use arena::{Arena, FrameIndex, HomeIndex, LocalIndex, MembershipIndex, PresenceIndex, SessionIndex};
+use connection::{Connection, Flags, Stash};
+use foldhash::fast::FixedState;
+use hashbrown::HashTable;
+use home::HomeRoom;
+use lanes::LaneState;
+use local::{LocalRoom, Membership};
+use mesh::SessionId;
+use outbound::Outbound;
+use presence::Presence;
+use random::Random;
+use session::{PooledWindow, Session};
+use slab::Slab;
+use stats::MemoryUse;
+use std::collections::VecDeque;
+use std::hash::BuildHasher;
+use timer_wheel::TimerWheel;
+use user::Users;
+
+/// Memberships that a shard has places for, per connection slot. Beyond: `error` `room_unavailable`.
+const MEMBERSHIPS_PER_SLOT: usize = 8;
 
 /// What a shard is made from.
 #[derive(Clone, Debug)]
 pub struct ShardConfig {
     /// Which shard this is.
     pub id: ShardId,
-    /// Shards of the process.
+    /// Shards of the process, at most [`SHARDS_MAX`].
     pub shards: usize,
-    /// Slots of the connection table: direct descriptors of the ring.
+    /// Slots of the connection table: direct descriptors of the ring. At most [`SHARD_CONNECTIONS_MAX`].
     pub slots: usize,
     /// Bounds, of the whole process.
     pub limits: Limits,
     /// Serve `/echo`.
     pub echo: bool,
-    /// Seed of everything that must be hard to guess or spread at random.
+    /// Seed of whatever is spread at random, and of the hash that gives rooms their homes: the same for all shards.
     pub seed: [u8; 32],
-}
-
-/// A message between two shards.
-#[derive(Debug)]
-pub struct MeshMessage;
-
-impl MeshMessage {
-    /// Payload bytes that the message keeps alive, for the byte bound of its lane.
-    pub fn bytes_held(&self) -> usize {
-        0
-    }
 }
 
 /// One core's share of the server. See [`seam`] for the order of calls.
 #[derive(Debug)]
 pub struct Shard {
+    id: ShardId,
+    limits: Limits,
+    /// Flexible memory that this shard may hold, in bytes.
+    flex_bytes_max: u64,
+    send_queue_bytes_max: usize,
+    echo: bool,
+    ready: bool,
+    drain: Option<drain::Drain>,
     stats: Stats,
+    random: Random,
+    hasher: FixedState,
+    /// By how much the fair clock is behind: the sum of the loop's stalls.
+    stalled_ms: u64,
+
+    connections: Vec<Connection>,
+    stashes: Slab<Stash>,
+    assemblers: AssemblerPool,
+    wheel: TimerWheel,
+    out: Outbound,
+    ping_frame: FrameIndex,
+    actions: VecDeque<Action>,
+    overflowed: Vec<Key>,
+    /// Connections with a backlog.
+    backlogged: usize,
+
+    sessions: Arena<SessionIndex, Session>,
+    session_generation: u32,
+    windows: Slab<PooledWindow>,
+    free_windows: Vec<PooledWindow>,
+    detached: VecDeque<(Millis, SessionId)>,
+    reorders: VecDeque<(Millis, SessionId)>,
+    acks: Vec<SessionId>,
+    gaps: Vec<SessionId>,
+    progressed: Vec<SessionId>,
+    users: Users,
+
+    memberships: Arena<MembershipIndex, Membership>,
+    locals: Slab<LocalRoom>,
+    locals_by_id: HashTable<LocalIndex>,
+    local_generation: u32,
+    active_rooms: VecDeque<LocalIndex>,
+    /// Fan-out passes that are not done.
+    passes: usize,
+
+    homes: Slab<HomeRoom>,
+    homes_by_id: HashTable<HomeIndex>,
+    /// Rooms without members, by the time that they have been so.
+    idle_first: HomeIndex,
+    idle_last: HomeIndex,
+    presences: Arena<PresenceIndex, Presence>,
+    /// The first presence of each user in each room.
+    groups: HashTable<PresenceIndex>,
+    states: Slab<Box<str>>,
+    diffs_fast: VecDeque<(Millis, HomeIndex)>,
+    diffs_slow: VecDeque<(Millis, HomeIndex)>,
+    /// Presence waits for the lanes.
+    presence_blocked: bool,
+
+    lanes: Vec<LaneState>,
+    mesh: VecDeque<(ShardId, Lane, MeshMessage)>,
+    audit: audit::Audit,
+
+    // Buffers for use within one call.
+    json: Vec<u8>,
+    page: Vec<u8>,
+    name: Vec<u8>,
+    ready_text: Vec<u8>,
+    due: Vec<u32>,
+    slow: Vec<(u32, Key)>,
 }
 
-#[allow(unused_variables, missing_docs)]
 impl Shard {
+    /// A shard without connections.
+    ///
+    /// # Panics
+    /// If the configuration is beyond [`SHARDS_MAX`] or [`SHARD_CONNECTIONS_MAX`].
     pub fn new(config: ShardConfig, now: Now) -> Shard {
-        Shard { stats: Stats::default() }
+        let ShardConfig { id, shards, slots, limits, echo, seed } = config;
+        assert!((1..=SHARDS_MAX).contains(&shards) && usize::from(id.0) < shards, "shards must be 1 to {SHARDS_MAX}");
+        // Detached sessions have places of their own, as many as there may be connections.
+        assert!(slots * 2 <= SHARD_CONNECTIONS_MAX, "a shard has at most {} slots", SHARD_CONNECTIONS_MAX / 2);
+        let hasher = FixedState::with_seed(Random::new(&seed, 0).next());
+        let places = limits.lane_places(shards);
+        let memberships = slots * MEMBERSHIPS_PER_SLOT;
+        let mut stats = Stats::default();
+        let mut out = Outbound::new();
+        let header = crate::ws::frame::header(Opcode::Ping, 0);
+        let ping_frame = out.frames.make(&mut stats, &[header.as_bytes()]);
+        // It is there for the shard's whole life: the account of what comes and goes begins without it.
+        stats.memory_bytes = [0; MemoryUse::ALL.len()];
+        Shard {
+            id,
+            flex_bytes_max: (limits.flex_bytes_max / shards) as u64,
+            send_queue_bytes_max: limits.send_queue_bytes_max.max(2 * limits.message_bytes_max),
+            echo,
+            ready: true,
+            drain: None,
+            stats,
+            random: Random::new(&seed, 1 + u64::from(id.0)),
+            hasher: hasher.clone(),
+            stalled_ms: 0,
+            connections: Vec::with_capacity(slots),
+            stashes: Slab::new(),
+            assemblers: AssemblerPool::new(),
+            wheel: TimerWheel::new(slots, now.mono.tick()),
+            out,
+            ping_frame,
+            actions: VecDeque::new(),
+            overflowed: Vec::new(),
+            backlogged: 0,
+            sessions: Arena::with_capacity(2 * slots),
+            session_generation: 0,
+            windows: Slab::new(),
+            free_windows: Vec::new(),
+            detached: VecDeque::new(),
+            reorders: VecDeque::new(),
+            acks: Vec::new(),
+            gaps: Vec::new(),
+            progressed: Vec::new(),
+            users: Users::with_capacity(2 * slots * shards.min(2), hasher),
+            memberships: Arena::with_capacity(memberships),
+            locals: Slab::new(),
+            locals_by_id: HashTable::new(),
+            local_generation: 0,
+            active_rooms: VecDeque::new(),
+            passes: 0,
+            homes: Slab::new(),
+            homes_by_id: HashTable::new(),
+            idle_first: HomeIndex::NONE,
+            idle_last: HomeIndex::NONE,
+            presences: Arena::with_capacity(memberships * shards.min(4)),
+            groups: HashTable::with_capacity(slots),
+            states: Slab::new(),
+            diffs_fast: VecDeque::new(),
+            diffs_slow: VecDeque::new(),
+            presence_blocked: false,
+            lanes: (0..shards).map(|_| LaneState::new(places)).collect(),
+            mesh: VecDeque::new(),
+            audit: audit::Audit::default(),
+            json: Vec::with_capacity(4_096),
+            page: Vec::new(),
+            name: Vec::new(),
+            ready_text: Vec::new(),
+            due: Vec::new(),
+            slow: Vec::new(),
+            limits,
+        }
     }
-    /// `admitted` is false when the process holds `connections_max` already: the request is read and answered with 503.
-    pub fn handle_accepted(&mut self, now: Now, key: Key, peer: Option<IpAddr>, admitted: bool) {}
-    pub fn handle_received(&mut self, now: Now, key: Key, bytes: &mut [u8]) -> Received {
-        Received { consumed: bytes.len(), flow: Flow::Continue }
+
+    /// Bytes of the records of one connection that is in one room with presence, wherever the room's home is.
+    pub const fn connection_record_bytes() -> usize {
+        size_of::<Connection>()
+            + TimerWheel::timer_bytes()
+            + Arena::<SessionIndex, Session>::record_bytes()
+            + Arena::<MembershipIndex, Membership>::record_bytes()
+            + Arena::<PresenceIndex, Presence>::record_bytes()
+            + 2 * Users::record_bytes()
     }
-    pub fn handle_closed(&mut self, now: Now, key: Key, ended: Ended) {}
-    pub fn handle_writable(&mut self, now: Now, key: Key) {}
-    /// `silent`: nothing was there to read.
-    pub fn handle_probed(&mut self, now: Now, key: Key, silent: bool) {}
-    pub fn handle_transmitted(&mut self, now: Now, ticket: u32, taken: Taken) {}
-    pub fn handle_settled(&mut self, now: Now) {}
-    pub fn handle_mesh(&mut self, now: Now, from: ShardId, lane: Lane, message: MeshMessage) {}
-    /// Whether a message of this lane may be handed over now. If not, leave it at the lane's head and ask again next turn.
-    pub fn accepts_mesh(&self, from: ShardId, lane: Lane) -> bool {
-        true
+
+    fn hash(&self, id: &str) -> u64 {
+        self.hasher.hash_one(id.as_bytes())
     }
-    pub fn handle_lane(&mut self, peer: ShardId, room: LaneRoom) {}
-    pub fn handle_timeout(&mut self, now: Now) {}
-    /// The loop stood still for `ms`: deadlines move by as much.
-    pub fn handle_stall(&mut self, now: Now, ms: u64) {}
-    pub fn handle_order(&mut self, now: Now, order: Order) {}
-    pub fn handle_turn_end(&mut self, now: Now) {}
+
+    /// The home of the room whose id has this hash. The tables use the low bits; this uses the high ones.
+    fn home_of(&self, hash: u64) -> ShardId {
+        let shards = self.lanes.len() as u64;
+        ShardId(((hash >> 32) * shards >> 32) as u16)
+    }
+
+    /// Whether flexible memory is used up: nothing is taken in that would take more of it.
+    fn is_short_of_memory(&self) -> bool {
+        self.stats.memory_bytes_held() >= self.flex_bytes_max
+    }
+
+    /// The turn's input is handled: whatever follows from it is put in order for `poll_*`.
+    pub fn handle_turn_end(&mut self, now: Now) {
+        self.serve_waiters(now);
+        self.serve_progressed(now);
+        self.send_owed(now);
+        self.tell_presence(now);
+        self.run_passes();
+        self.report_gaps();
+        self.send_acks();
+        self.end_overflowed(now);
+        self.relieve_memory(now);
+        self.stats.users = self.users.len() as u64;
+        self.stats.sessions = self.sessions.len() as u64;
+        self.stats.presences = self.presences.len() as u64;
+    }
+
+    /// Closes the slowest consumers while memory is short.
+    fn relieve_memory(&mut self, now: Now) {
+        if self.backlogged == 0 || !self.is_short_of_memory() {
+            return;
+        }
+        let mut slow = std::mem::take(&mut self.slow);
+        slow.clear();
+        for (slot, connection) in self.connections.iter().enumerate() {
+            if connection.flags.has(Flags::BACKLOGGED) && connection.state == connection::State::Open {
+                slow.push((connection.queue_bytes, Key { slot: slot as u32, generation: connection.generation }));
+            }
+        }
+        slow.sort_unstable_by_key(|(bytes, key)| (*bytes, key.slot));
+        while self.stats.memory_bytes_held() >= self.flex_bytes_max / 10 * 9 {
+            let Some((_, key)) = slow.pop() else { break };
+            self.end_with_frame(now, key.slot, crate::close::CloseReason::MemoryPressure);
+        }
+        self.slow = slow;
+    }
+
     /// Bytes that the driver keeps for paused connections, whenever it changes.
-    pub fn handle_unread(&mut self, bytes: usize) {}
-    pub fn poll_transmit(&mut self) -> Option<Transmit> {
-        None
+    pub fn handle_unread(&mut self, bytes: usize) {
+        self.stats.memory_bytes[MemoryUse::Unread as usize] = bytes as u64;
     }
-    pub fn transmit_bytes(&self, transmit: &Transmit) -> &[u8] {
-        &[]
-    }
+
+    /// The next thing to be done with a socket.
     pub fn poll_action(&mut self) -> Option<Action> {
-        None
+        self.actions.pop_front()
     }
-    pub fn poll_mesh(&mut self) -> Option<(ShardId, Lane, MeshMessage)> {
-        None
-    }
-    pub fn poll_timeout(&self) -> Option<Millis> {
-        None
-    }
+
+    /// Whether anything is to be polled, or is only waiting for a submission to be settled: the driver must not wait for events.
     pub fn has_output(&self) -> bool {
-        false
+        self.out.has_output()
+            || !self.actions.is_empty()
+            || !self.mesh.is_empty()
+            || !self.active_rooms.is_empty()
+            || !self.progressed.is_empty()
     }
+
     /// Sockets that the shard still holds; 0 after a drain has ended.
     pub fn sockets_held(&self) -> usize {
-        0
+        self.stats.sockets_held as usize
     }
+
+    /// What is counted.
     pub fn stats(&self) -> &Stats {
         &self.stats
     }

@@ -100,6 +100,8 @@ pub enum Source {
 pub enum Action {
     /// Cancel what is armed and close the slot. The core has forgotten the connection: nothing more is said of this key.
     Close(Key),
+    /// Finish our direction of the socket (`SHUT_WR`): everything was sent. The peer's end of stream or [`Action::Close`] follows.
+    Finish(Key),
     /// Find out whether the peer has sent anything that was not yet handled, then `handle_probed`.
     Probe(Key),
     /// Say `handle_writable` once the socket takes bytes again.

@@ -119,7 +119,7 @@ fn the_grammar_is_kept_to_the_letter() {
 fn nesting_ends_at_its_bound_and_a_bomb_costs_nothing() {
     for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
         let nested = |depth: usize| format!("{}1{}", open.repeat(depth), close.repeat(depth));
-        assert_eq!(check(&nested(DATA_DEPTH_MAX)).map(|value| value.depth as usize), Ok(DATA_DEPTH_MAX));
+        assert_eq!(check(&nested(DATA_DEPTH_MAX)).map(|value| value.depth), Ok(DATA_DEPTH_MAX));
         assert_eq!(check(&nested(DATA_DEPTH_MAX + 1)), Err(Malformed::TooDeep));
         assert_eq!(check(&nested(100_000)), Err(Malformed::TooDeep));
         assert_eq!(check(&open.repeat(100_000)), Err(Malformed::TooDeep));

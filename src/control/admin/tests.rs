@@ -1,0 +1,182 @@
+use super::*;
+use crate::control::data_plane::Snapshot;
+use crate::control::memory::MemoryPlan;
+use crate::driver::clock::Clock;
+use crate::shard::Order;
+use crate::time::Millis;
+use std::io::{Read as _, Write as _};
+use std::sync::atomic::AtomicUsize;
+
+/// Shards that never were: two snapshots, and as many running as the test says.
+struct Plane {
+    running: AtomicUsize,
+    clock: Clock,
+}
+
+impl DataPlane for Plane {
+    fn snapshots(&self) -> Vec<Snapshot> {
+        let mut snapshot = Snapshot::default();
+        snapshot.shard.connections_active = 21;
+        vec![snapshot.clone(), snapshot]
+    }
+    fn order(&self, _: Order) {}
+    fn sockets(&self) -> usize {
+        0
+    }
+    fn shards_running(&self) -> usize {
+        self.running.load(Ordering::Relaxed)
+    }
+    fn now(&self) -> Millis {
+        self.clock.millis()
+    }
+}
+
+struct Server {
+    address: SocketAddr,
+    state: Arc<State>,
+    plane: Arc<Plane>,
+}
+
+fn start() -> Server {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let state = Arc::new(State::default());
+    let plane = Arc::new(Plane { running: AtomicUsize::new(2), clock: Clock::start() });
+    let constants = Constants { shards: 2, memory: MemoryPlan::new(1, 1_000, None).unwrap() };
+    let shards: Arc<dyn DataPlane> = plane.clone();
+    Admin::new(shards, Arc::clone(&state), constants, address).start(listener).unwrap();
+    Server { address, state, plane }
+}
+
+impl Server {
+    fn connect(&self) -> std::net::TcpStream {
+        let stream = std::net::TcpStream::connect(self.address).unwrap();
+        // A hang is a failure, not an endless test.
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream
+    }
+
+    /// Sends bytes, reads to the end of the stream.
+    fn exchange(&self, bytes: &[u8]) -> String {
+        let mut stream = self.connect();
+        stream.write_all(bytes).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    fn get(&self, path: &str) -> String {
+        self.exchange(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes())
+    }
+}
+
+fn status(answer: &str) -> &str {
+    answer.split(' ').nth(1).unwrap_or("nothing")
+}
+
+#[test]
+fn every_path_answers() {
+    let server = start();
+    server.state.set(Phase::Ready);
+    assert!(server.get("/metrics").contains("\nws_active_connections 42\n"));
+    let overview = server.get("/");
+    assert!(overview.contains("42 of 1000") && overview.contains("href=\"/metrics\""), "{overview}");
+    assert!(server.get("/healthz").ends_with("\r\n\r\nok\n"));
+    assert_eq!(status(&server.get("/nothing")), "404");
+}
+
+#[test]
+fn readiness_follows_the_phase_and_health_the_shards() {
+    let server = start();
+    assert!(server.get("/readyz").ends_with("starting\n"));
+    server.state.set(Phase::Ready);
+    assert_eq!(status(&server.get("/readyz")), "200");
+    server.state.set(Phase::Draining);
+    assert_eq!(status(&server.get("/readyz")), "503");
+    assert_eq!(status(&server.get("/healthz")), "200");
+    server.plane.running.store(1, Ordering::Relaxed);
+    assert!(server.get("/healthz").ends_with("1 of 2 shards run\n"));
+}
+
+#[test]
+fn head_is_answered_without_a_body_and_other_methods_with_405() {
+    let server = start();
+    let answer = server.exchange(b"HEAD /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("\r\n\r\n"), "{answer}");
+    let answer = server.exchange(b"POST /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc");
+    assert!(answer.starts_with("HTTP/1.1 405") && answer.contains("Allow: GET, HEAD\r\n"), "{answer}");
+}
+
+#[test]
+fn hostile_heads_get_a_status_and_the_end_of_the_connection() {
+    let server = start();
+    let long = format!("GET / HTTP/1.1\r\nX: {}", "a".repeat(100_000));
+    let many = format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(500));
+    for (bytes, expected) in [
+        (&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..], "400"),
+        (b"GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n", "421"),
+        (b"GET / HTTP/1.1\r\n\r\n", "400"),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "400"),
+        (b"\0\0\0\0\r\n\r\n", "400"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "505"),
+        (long.as_bytes(), "431"),
+        (many.as_bytes(), "431"),
+    ] {
+        let mut stream = server.connect();
+        // The server may refuse before it has taken all of a long head.
+        let _ = stream.write_all(bytes);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        assert_eq!(
+            status(&String::from_utf8_lossy(&answer)),
+            expected,
+            "{:?}",
+            String::from_utf8_lossy(&bytes[..bytes.len().min(60)])
+        );
+    }
+    assert_eq!(status(&server.get("/healthz")), "200");
+}
+
+#[test]
+fn a_head_may_come_byte_by_byte_and_several_at_once() {
+    let server = start();
+    let mut stream = server.connect();
+    for byte in b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" {
+        stream.write_all(&[*byte]).unwrap();
+    }
+    let one = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let last = "GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    stream.write_all(format!("{one}{one}{last}").as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 3, "{answer}");
+    assert!(answer.ends_with("starting\n"));
+}
+
+#[test]
+fn a_client_that_hangs_up_anywhere_leaves_nothing_behind() {
+    let server = start();
+    let head = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    for length in 0..=head.len() {
+        server.connect().write_all(&head[..length]).unwrap();
+    }
+    for _ in 0..2 * CONNECTIONS_MAX {
+        assert_eq!(status(&server.get("/healthz")), "200");
+    }
+}
+
+#[test]
+fn idle_connections_make_way_for_new_ones() {
+    let server = start();
+    let idle: Vec<_> = (0..CONNECTIONS_MAX + 10).map(|_| server.connect()).collect();
+    assert_eq!(status(&server.get("/healthz")), "200");
+    // The oldest of them has been closed without a word.
+    assert_eq!((&idle[0]).read(&mut [0; 16]).unwrap(), 0);
+}
+
+#[test]
+fn a_connection_that_drips_its_head_ends_with_408() {
+    let server = start();
+    let answer = server.exchange(b"GET / HTTP/1.1\r\nHost: loc");
+    assert_eq!(status(&answer), "408");
+}

@@ -1,0 +1,601 @@
+//! From a client's message to a command at a room's home: the opening, the order of numbered commands, and what is decided here
+//! without asking a home.
+//!
+//! A message whose command can't go on now (its lane is full, its window is full, the room is between two states) is *held*: it is
+//! kept whole, the connection's reading pauses, and it is tried again when what it waits for has changed.
+
+use super::Shard;
+use super::arena::{MembershipIndex, PresenceIndex, SessionIndex};
+use super::connection::{Flags, State};
+use super::local::Stage;
+use super::mesh::{Ask, Position, What};
+use super::presence::read_cursor;
+use super::seam::Key;
+use super::session::NO_CONNECTION;
+use crate::close::CloseReason;
+use crate::protocol::encode::{self, ErrorFrame, Welcome};
+use crate::protocol::id64::read_id64;
+use crate::protocol::{self, Command, Dialect, Envelope, ErrorCode, Expired, Fault, Offer, Verdict};
+use crate::time::{Millis, Now};
+use std::collections::VecDeque;
+
+/// What a message that can't go on waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// Room in the command lane to this home, or in what this home itself needs.
+    Home(usize),
+    /// Something of the session's own to be decided.
+    Decision,
+}
+
+/// Whether a message is dealt with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Took {
+    Done,
+    /// Not yet: the caller holds it.
+    Held(Wait),
+}
+
+type Decoded<'a> = Result<Envelope<'a>, Fault<'a>>;
+
+/// Names of what this server does beyond the base of the protocol.
+const FEATURES: &[&str] = &["presence", "volatile"];
+
+impl Shard {
+    /// Deals with a text message of an open connection.
+    pub(crate) fn handle_text(&mut self, now: Now, slot: u32, text: &str) -> Took {
+        let decoded = protocol::decode(text);
+        let connection = &self.connections[slot as usize];
+        let session = connection.session;
+        if connection.state == State::Opening {
+            self.handle_opening(now, slot, session, &decoded);
+            return Took::Done;
+        }
+        let seq = match &decoded {
+            Ok(envelope) => envelope.seq,
+            Err(fault) => fault.seq,
+        };
+        match seq {
+            Some(seq) => self.handle_numbered(now, slot, session, seq, &decoded, text),
+            None => self.execute(now, slot, session, None, &decoded),
+        }
+    }
+
+    pub(crate) fn send_error(&mut self, slot: u32, error: &ErrorFrame<'_>) {
+        self.stats.errors_sent += 1;
+        self.send_json(slot, |out| encode::write_error(out, error));
+    }
+
+    /// The first message of a `throng.v1` connection.
+    fn handle_opening(&mut self, now: Now, slot: u32, session: SessionIndex, decoded: &Decoded<'_>) {
+        let user = match decoded {
+            Ok(Envelope { command: Command::Connect { user, .. }, .. }) => user,
+            Ok(envelope) => {
+                self.send_error(
+                    slot,
+                    &ErrorFrame { seq: envelope.seq, id: envelope.id, ..ErrorFrame::new(ErrorCode::NotConnected) },
+                );
+                self.end_after_error(now, slot);
+                return;
+            }
+            Err(fault) => {
+                self.send_error(slot, &ErrorFrame::of(*fault));
+                self.end_after_error(now, slot);
+                return;
+            }
+        };
+        if let Some(name) = user {
+            let Some(user) = self.users.intern(&mut self.stats, name) else {
+                self.end_with_frame(now, slot, CloseReason::OverCapacity);
+                return;
+            };
+            let old = std::mem::replace(&mut self.sessions[session].user, user);
+            self.users.release(&mut self.stats, old);
+        }
+        self.connections[slot as usize].state = State::Open;
+        let id = self.session_id(session).0;
+        let limits = self.limits.clone();
+        self.send_json(slot, |out| {
+            encode::write_welcome(
+                out,
+                &Welcome {
+                    session: id,
+                    next_seq: 1,
+                    heartbeat_ms: limits.heartbeat_ms,
+                    timeout_ms: limits.timeout_ms,
+                    // Told once the server computes it from its admission rate.
+                    spread_ms: None,
+                    limits: &limits,
+                    features: FEATURES,
+                    server_time: now.wall,
+                },
+            );
+        });
+        self.arm_first_heartbeat(slot, now);
+    }
+
+    /// Ends a connection whose last word is the error that is queued already.
+    fn end_after_error(&mut self, now: Now, slot: u32) {
+        self.end(now, slot, CloseReason::BadProtocol, super::ending::Goodbye::Last);
+    }
+
+    fn handle_numbered(&mut self, now: Now, slot: u32, session: SessionIndex, seq: u64, decoded: &Decoded<'_>, text: &str) -> Took {
+        let record = &mut self.sessions[session];
+        let dialect = record.dialect;
+        if !record.numbered {
+            record.numbered = true;
+            if dialect == Dialect::Plain {
+                // The client may have counted on over its own reconnects.
+                record.acked = seq - 1;
+            }
+        }
+        if record.window.is_none() {
+            match protocol::judge(record.acked, seq) {
+                Verdict::Execute => return self.execute(now, slot, session, Some(seq), decoded),
+                Verdict::Duplicate => {
+                    self.answer_duplicate(slot, session, seq);
+                    return Took::Done;
+                }
+                Verdict::Early => {}
+            }
+        }
+        let had_deadline = self.reorder_deadline(session).is_some();
+        loop {
+            match self.window_of(session).offer(dialect, seq, text.as_bytes(), now.mono) {
+                Offer::Execute => {
+                    let took = self.execute(now, slot, session, Some(seq), decoded);
+                    if took == Took::Done {
+                        self.drain_ready(now, slot, session);
+                    }
+                    return took;
+                }
+                Offer::Duplicate => {
+                    self.answer_duplicate(slot, session, seq);
+                    return Took::Done;
+                }
+                Offer::Kept => {
+                    self.stats.reordered += 1;
+                    let id = self.session_id(session);
+                    self.gaps.push(id);
+                    if !had_deadline {
+                        self.reorders.push_back((now.mono.after(self.limits.reorder_age_ms), id));
+                    }
+                    self.settle_window(session);
+                    return Took::Done;
+                }
+                Offer::Freed { expected, received } => {
+                    self.send_nack(slot, expected, received);
+                    self.settle_window(session);
+                    return Took::Done;
+                }
+                Offer::Insufficient => {
+                    self.end_with_frame(now, slot, CloseReason::StateInsufficient);
+                    return Took::Done;
+                }
+                Offer::Skipped { from, to_exclusive } => {
+                    self.say_skipped(slot, from, to_exclusive);
+                    self.drain_ready(now, slot, session);
+                    if self.holds(slot) {
+                        return Took::Held(Wait::Decision);
+                    }
+                    if self.sessions[session].window.is_none() {
+                        // Everything that was kept is decided: the command is judged anew.
+                        return self.handle_numbered(now, slot, session, seq, decoded, text);
+                    }
+                }
+                Offer::WindowFull => return Took::Held(Wait::Decision),
+            }
+        }
+    }
+
+    fn answer_duplicate(&mut self, slot: u32, session: SessionIndex, seq: u64) {
+        self.stats.duplicates += 1;
+        match self.sessions[session].dialect {
+            Dialect::V1 => self.ack(session),
+            Dialect::Plain => {
+                let expected_seq = match self.sessions[session].window.is_some() {
+                    true => self.window_of(session).expected(),
+                    false => self.sessions[session].acked + 1,
+                };
+                let error =
+                    ErrorFrame { seq: Some(seq), expected_seq: Some(expected_seq), ..ErrorFrame::new(ErrorCode::SeqDuplicate) };
+                self.send_error(slot, &error);
+            }
+        }
+    }
+
+    fn send_nack(&mut self, slot: u32, expected: u64, received: u64) {
+        self.stats.nacks_sent += 1;
+        self.send_json(slot, |out| encode::write_nack(out, expected, received));
+    }
+
+    fn say_skipped(&mut self, slot: u32, from: u64, to_exclusive: u64) {
+        let missing = Some((from, to_exclusive - 1));
+        self.send_error(slot, &ErrorFrame { missing, expected_seq: Some(to_exclusive), ..ErrorFrame::new(ErrorCode::SeqSkipped) });
+    }
+
+    /// Executes what was kept and has its turn now.
+    pub(crate) fn drain_ready(&mut self, now: Now, slot: u32, session: SessionIndex) {
+        let mut text = std::mem::take(&mut self.ready_text);
+        while self.connections[slot as usize].session == session && self.sessions[session].window.is_some() && !self.holds(slot) {
+            let Some(seq) = self.window_of(session).next_ready(&mut text) else { break };
+            let text = std::str::from_utf8(&text).expect("what was kept was text");
+            let decoded = protocol::decode(text);
+            if let Took::Held(wait) = self.execute(now, slot, session, Some(seq), &decoded) {
+                self.hold(slot, text, wait);
+            }
+        }
+        self.ready_text = text;
+        if self.connections[slot as usize].session == session && self.sessions[session].window.is_some() {
+            // What is still kept stands behind another gap.
+            if self.window_of(session).commands_buffered() > 0 {
+                let id = self.session_id(session);
+                self.gaps.push(id);
+            }
+            self.settle_window(session);
+        }
+    }
+
+    /// Executes a message that has its turn.
+    fn execute(&mut self, now: Now, slot: u32, session: SessionIndex, seq: Option<u64>, decoded: &Decoded<'_>) -> Took {
+        let envelope = match decoded {
+            Ok(envelope) => envelope,
+            Err(fault) => {
+                self.begin(session, seq);
+                self.send_error(slot, &ErrorFrame::of(*fault));
+                self.finish(session, seq);
+                return Took::Done;
+            }
+        };
+        let is_v1 = self.sessions[session].dialect == Dialect::V1;
+        let unnumbered = seq.is_none() && is_v1;
+        let id = envelope.id;
+        match &envelope.command {
+            Command::JoinRoom { .. } | Command::LeaveRoom { .. } | Command::SetState { .. } if unnumbered => {
+                self.refuse_command(slot, session, seq, id, ErrorCode::SeqRequired)
+            }
+            Command::JoinRoom { room, since, presence, state, latest: _ } => {
+                let since = since.as_ref().map(|since| Position { epoch: read_id64(since.epoch.as_bytes()), offset: since.offset });
+                self.join(now, slot, session, seq, room, since, *presence, *state)
+            }
+            Command::LeaveRoom { room } => self.ask_member(now, slot, session, seq, id, room, What::Leave { answer: true }),
+            Command::Broadcast { room, data, key, echo } => {
+                let what = What::Publish { data, key: key.as_deref(), echo: *echo, volatile: unnumbered };
+                self.ask_member(now, slot, session, seq, id, room, what)
+            }
+            Command::SetState { room, state } => {
+                if state.len() > self.limits.presence_state_bytes_max {
+                    return self.refuse_command(slot, session, seq, id, ErrorCode::StateTooLarge);
+                }
+                self.ask_member(now, slot, session, seq, id, room, What::SetState { state })
+            }
+            Command::Presence { room, cursor, limit } => {
+                let cursor = match cursor.as_deref().map(read_cursor) {
+                    Some(None) => return self.refuse_command(slot, session, seq, id, ErrorCode::BadCursor),
+                    Some(cursor) => cursor,
+                    None => None,
+                };
+                let limit = limit.unwrap_or(u64::from(u32::MAX)).min(u64::from(u32::MAX)) as u32;
+                self.ask_member(now, slot, session, seq, id, room, What::Question { id: id.unwrap_or(""), cursor, limit })
+            }
+            Command::Ping { t } => {
+                self.begin(session, seq);
+                self.send_json(slot, |out| encode::write_pong(out, *t));
+                self.finish(session, seq);
+                Took::Done
+            }
+            Command::Connect { .. } => self.refuse_command(slot, session, seq, id, ErrorCode::AlreadyConnected),
+            // Their place: sessions with history and tokens.
+            Command::History { .. } | Command::Refresh { .. } => {
+                self.refuse_command(slot, session, seq, id, ErrorCode::Unsupported)
+            }
+        }
+    }
+
+    /// Notes that a numbered command is dispatched, before anything can decide it.
+    fn begin(&mut self, session: SessionIndex, seq: Option<u64>) {
+        if let (Some(seq), true) = (seq, self.sessions[session].window.is_some()) {
+            self.window_of(session).dispatched(seq);
+        }
+    }
+
+    /// Notes that a numbered command was decided here.
+    fn finish(&mut self, session: SessionIndex, seq: Option<u64>) {
+        if let Some(seq) = seq {
+            self.decided(session, seq);
+        }
+    }
+
+    /// Refuses a command finally.
+    fn refuse_command(&mut self, slot: u32, session: SessionIndex, seq: Option<u64>, id: Option<&str>, code: ErrorCode) -> Took {
+        self.begin(session, seq);
+        self.send_error(slot, &ErrorFrame { seq, id, ..ErrorFrame::new(code) });
+        self.finish(session, seq);
+        Took::Done
+    }
+
+    /// Dispatches a command to a home that can take it.
+    fn dispatch(&mut self, now: Now, session: SessionIndex, home: usize, ask: &Ask<'_>) {
+        if ask.seq > 0 {
+            if home != usize::from(self.id.0) {
+                // It will be decided later: the session needs a window to remember it in.
+                self.window_of(session);
+            }
+            self.begin(session, Some(ask.seq));
+        }
+        self.command(now, home, ask);
+    }
+
+    /// The session's membership of a room, moved to the front of its list: the next command is likely for the same room.
+    fn membership_of(&mut self, session: SessionIndex, room: &str) -> Option<MembershipIndex> {
+        let local = self.find_local(room)?;
+        let first = self.sessions[session].memberships;
+        let (mut previous, mut at) = (MembershipIndex::NONE, first);
+        while at.is_some() {
+            let membership = self.memberships[at];
+            if membership.room == local {
+                if previous.is_some() {
+                    self.memberships[previous].next = membership.next;
+                    self.memberships[at].next = first;
+                    self.sessions[session].memberships = at;
+                }
+                return Some(at);
+            }
+            previous = at;
+            at = membership.next;
+        }
+        None
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of one message")]
+    fn join(
+        &mut self,
+        now: Now,
+        slot: u32,
+        session: SessionIndex,
+        seq: Option<u64>,
+        room: &str,
+        since: Option<Position>,
+        watches: bool,
+        state: Option<&str>,
+    ) -> Took {
+        if state.is_some_and(|state| state.len() > self.limits.presence_state_bytes_max) {
+            return self.refuse_command(slot, session, seq, None, ErrorCode::StateTooLarge);
+        }
+        let membership = match self.membership_of(session, room) {
+            Some(membership) => match self.memberships[membership].stage {
+                Stage::Joined => {
+                    let home = usize::from(self.locals[self.memberships[membership].room.0 as usize].home.0);
+                    if !self.can_command(home) {
+                        return Took::Held(Wait::Home(home));
+                    }
+                    self.set_watches(membership, watches);
+                    membership
+                }
+                Stage::Joining | Stage::Leaving | Stage::Owed | Stage::Abandoned => return Took::Held(Wait::Decision),
+            },
+            None => {
+                if usize::from(self.sessions[session].rooms) >= self.limits.rooms_per_connection_max {
+                    return self.refuse_command(slot, session, seq, None, ErrorCode::TooManyRooms);
+                }
+                let home = usize::from(self.home_of(self.hash(room)).0);
+                if !self.can_command(home) {
+                    return Took::Held(Wait::Home(home));
+                }
+                if self.is_short_of_memory() {
+                    return self.refuse_command(slot, session, seq, None, ErrorCode::RoomUnavailable);
+                }
+                let local = self.local_or_new(room);
+                // Held until the membership holds it, so that a refusal frees a room that nobody else is in.
+                self.hold_local(local);
+                let membership = self.new_membership(session, local, watches);
+                self.release_local(local);
+                match membership {
+                    Some(membership) => membership,
+                    None => return self.refuse_command(slot, session, seq, None, ErrorCode::RoomUnavailable),
+                }
+            }
+        };
+        let record = self.memberships[membership];
+        let home = usize::from(self.locals[record.room.0 as usize].home.0);
+        // The name is copied out: at this shard's own home it is looked up again in the same table.
+        let mut name = std::mem::take(&mut self.name);
+        name.clear();
+        let user = self.sessions[session].user;
+        if user.is_some() {
+            let id = self.session_id(session);
+            self.write_user(&mut name, id, user);
+        }
+        let user = user.is_some().then(|| std::str::from_utf8(&name).expect("a name is text"));
+        let local = self.local_ref(record.room);
+        let what = What::Join { room, user, state, watches, since, local };
+        let ask = Ask { session: self.session_id(session), membership, presence: record.presence, seq: seq.unwrap_or(0), what };
+        self.dispatch(now, session, home, &ask);
+        self.name = name;
+        Took::Done
+    }
+
+    /// Asks a room's home something that only a member may ask.
+    #[expect(clippy::too_many_arguments, reason = "the fields of one message")]
+    fn ask_member(
+        &mut self,
+        now: Now,
+        slot: u32,
+        session: SessionIndex,
+        seq: Option<u64>,
+        id: Option<&str>,
+        room: &str,
+        what: What<'_>,
+    ) -> Took {
+        let Some(membership) = self.membership_of(session, room) else {
+            return self.refuse_command(slot, session, seq, id, ErrorCode::NotJoined);
+        };
+        let record = self.memberships[membership];
+        match record.stage {
+            Stage::Joined => {}
+            Stage::Joining | Stage::Leaving | Stage::Owed | Stage::Abandoned => return Took::Held(Wait::Decision),
+        }
+        debug_assert!(record.presence != PresenceIndex::NONE);
+        let home = usize::from(self.locals[record.room.0 as usize].home.0);
+        if !self.can_command(home) {
+            return Took::Held(Wait::Home(home));
+        }
+        if matches!(what, What::Leave { .. }) {
+            self.memberships[membership].stage = Stage::Leaving;
+        }
+        let ask = Ask { session: self.session_id(session), membership, presence: record.presence, seq: seq.unwrap_or(0), what };
+        self.dispatch(now, session, home, &ask);
+        Took::Done
+    }
+
+    /// Keeps a message that can't go on, and notes what it waits for.
+    pub(crate) fn hold(&mut self, slot: u32, text: &str, wait: Wait) {
+        let stash = self.stash_of(slot);
+        self.stashes[stash.0 as usize].held.push_back(text.into());
+        self.await_turn(slot, wait);
+    }
+
+    fn await_turn(&mut self, slot: u32, wait: Wait) {
+        let connection = &mut self.connections[slot as usize];
+        if !connection.flags.has(Flags::PAUSED) {
+            connection.flags.set(Flags::PAUSED);
+            self.stats.pauses += 1;
+        }
+        let key = Key { slot, generation: connection.generation };
+        match wait {
+            Wait::Home(home) => {
+                self.stats.lane_waits += 1;
+                self.lanes[home].waiters.push_back(key);
+            }
+            // `decided` looks at it.
+            Wait::Decision => {}
+        }
+        self.recharge_input(slot);
+    }
+
+    pub(crate) fn holds(&self, slot: u32) -> bool {
+        let stash = self.connections[slot as usize].stash;
+        stash.is_some() && !self.stashes[stash.0 as usize].held.is_empty()
+    }
+
+    /// A session's commands went on: what it holds or keeps may have its turn at the end of this turn of the loop.
+    pub(crate) fn progress(&mut self, session: SessionIndex) {
+        let slot = self.sessions[session].connection;
+        if slot != NO_CONNECTION && (self.sessions[session].window.is_some() || self.holds(slot)) {
+            let id = self.session_id(session);
+            self.progressed.push(id);
+        }
+    }
+
+    /// Tries again what the sessions that went on hold.
+    pub(crate) fn serve_progressed(&mut self, now: Now) {
+        // What goes on in here may let more go on: that is for the next turn.
+        let mut progressed = std::mem::take(&mut self.progressed);
+        for id in progressed.drain(..) {
+            let Some(session) = self.resolve_session(id) else { continue };
+            let slot = self.sessions[session].connection;
+            if slot == NO_CONNECTION {
+                continue;
+            }
+            if self.holds(slot) {
+                self.retry(now, slot);
+            } else {
+                self.drain_ready(now, slot, session);
+            }
+        }
+        if self.progressed.is_empty() {
+            self.progressed = progressed;
+        }
+    }
+
+    /// Tries again what a connection holds, and lets it read on once it holds nothing.
+    pub(crate) fn retry(&mut self, now: Now, slot: u32) {
+        while self.holds(slot) {
+            let stash = self.connections[slot as usize].stash.0 as usize;
+            let Some(text) = self.stashes[stash].held.pop_front() else { break };
+            if let Took::Held(wait) = self.handle_text(now, slot, &text) {
+                let stash = self.stash_of(slot);
+                self.stashes[stash.0 as usize].held.push_front(text);
+                self.await_turn(slot, wait);
+                return;
+            }
+        }
+        let session = self.connections[slot as usize].session;
+        if session.is_some() {
+            self.drain_ready(now, slot, session);
+        }
+        let connection = &self.connections[slot as usize];
+        if connection.state == State::Open && connection.flags.has(Flags::PAUSED) && !self.holds(slot) {
+            if let Some(session) = Some(session).filter(|session| session.is_some() && self.sessions[*session].window.is_some()) {
+                self.window_of(session).resumed(now.mono);
+            }
+            self.resume(slot);
+            self.recharge_input(slot);
+        }
+    }
+
+    fn reorder_deadline(&self, session: SessionIndex) -> Option<Millis> {
+        let window = self.sessions[session].window;
+        if window.is_none() {
+            return None;
+        }
+        self.windows[window.0 as usize].window.deadline(self.limits.reorder_age_ms)
+    }
+
+    pub(crate) fn reorder_due(&self) -> Option<Millis> {
+        self.reorders.front().map(|(due, _)| *due)
+    }
+
+    /// Ends the gaps whose time has run out.
+    pub(crate) fn expire_reorder(&mut self, now: Now) {
+        while let Some((_, id)) = self.reorders.front().copied().filter(|(due, _)| *due <= now.mono) {
+            self.reorders.pop_front();
+            let Some(session) = self.resolve_session(id) else { continue };
+            let slot = self.sessions[session].connection;
+            if slot == NO_CONNECTION || self.sessions[session].window.is_none() {
+                continue;
+            }
+            if !self.connections[slot as usize].flags.has(Flags::PAUSED) {
+                let (dialect, age) = (self.sessions[session].dialect, self.limits.reorder_age_ms);
+                match self.window_of(session).expire(dialect, now.mono, age) {
+                    Expired::Nothing => {}
+                    Expired::Freed { expected, received } => self.send_nack(slot, expected, received),
+                    Expired::Insufficient => {
+                        self.end_with_frame(now, slot, CloseReason::StateInsufficient);
+                        continue;
+                    }
+                    Expired::Skipped { from, to_exclusive } => {
+                        self.say_skipped(slot, from, to_exclusive);
+                        self.drain_ready(now, slot, session);
+                    }
+                }
+                self.settle_window(session);
+            }
+            if let Some(due) = self.reorder_deadline(session) {
+                let due = due.max(now.mono.after(1));
+                let place = self.reorders.partition_point(|(other, _)| *other <= due);
+                self.reorders.insert(place, (due, id));
+            }
+        }
+    }
+
+    /// Says of each gap that is still open at the end of the turn's input what is missing.
+    pub(crate) fn report_gaps(&mut self) {
+        let mut gaps: Vec<_> = std::mem::take(&mut self.gaps);
+        for id in gaps.drain(..) {
+            let Some(session) = self.resolve_session(id) else { continue };
+            let slot = self.sessions[session].connection;
+            let is_v1 = self.sessions[session].dialect == Dialect::V1;
+            if slot == NO_CONNECTION || self.sessions[session].window.is_none() || !is_v1 {
+                continue;
+            }
+            if let Some((expected, received)) = self.window_of(session).poll_nack() {
+                self.send_nack(slot, expected, received);
+            }
+        }
+        self.gaps = gaps;
+    }
+}
+
+/// Messages that a connection holds, oldest first.
+pub(crate) type Held = VecDeque<Box<str>>;

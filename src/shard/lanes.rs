@@ -1,0 +1,301 @@
+//! The lanes to the other shards: how much room they have, what goes into them, and what is done with what comes out.
+//!
+//! Every peer has a *command* lane and a *consequence* lane from here. Handling a consequence never puts a message into a lane, so
+//! consequence lanes always drain; a home takes a command only when every consequence lane has room for what it may cause. So waits
+//! form no cycle, nothing is dropped, and what can't be sent waits where it came from: in the socket.
+
+use super::Shard;
+use super::arena::MembershipIndex;
+use super::connection::State;
+use super::home::anonymous_name;
+use super::local::Stage;
+use super::mesh::{Ask, Body, Command, Consequence, LocalRef, MeshMessage, Roster, SessionId};
+use super::seam::{Key, Lane, LaneRoom, ShardId};
+use super::session::{NO_CONNECTION, Phase};
+use crate::limits::{CONSEQUENCES_PER_COMMAND_MAX, PASSES_MAX};
+use crate::protocol::encode::{self, Counts, ErrorFrame, LeftReason, Members, Presence, RoomJoined};
+use crate::protocol::id64::id64;
+use crate::time::Now;
+use std::collections::VecDeque;
+
+/// What is known of the lanes to one peer, and who waits for them.
+#[derive(Debug)]
+pub(crate) struct LaneState {
+    commands: usize,
+    consequences: usize,
+    /// Messages of each lane that were made and not yet polled: they are not in the lane, but take its places.
+    unpolled: [usize; 2],
+    /// Connections that hold a message for which the command lane had no room.
+    pub(crate) waiters: VecDeque<Key>,
+    /// Leaves that are owed to rooms of that home.
+    pub(crate) owed_first: MembershipIndex,
+    pub(crate) owed_last: MembershipIndex,
+}
+
+impl LaneState {
+    pub(crate) fn new(places: usize) -> Self {
+        LaneState {
+            commands: places,
+            consequences: places,
+            unpolled: [0; 2],
+            waiters: VecDeque::new(),
+            owed_first: MembershipIndex::NONE,
+            owed_last: MembershipIndex::NONE,
+        }
+    }
+}
+
+impl Shard {
+    /// Whether this home may take a command: every consequence lane has room for what it may cause, and fan-out is not too far
+    /// behind.
+    pub(crate) fn can_take(&self) -> bool {
+        self.passes < PASSES_MAX
+            && self
+                .lanes
+                .iter()
+                .enumerate()
+                .all(|(peer, lane)| peer == usize::from(self.id.0) || lane.consequences >= CONSEQUENCES_PER_COMMAND_MAX)
+    }
+
+    /// Whether a command may go to a home now.
+    pub(crate) fn can_command(&self, home: usize) -> bool {
+        if home == usize::from(self.id.0) { self.can_take() } else { self.lanes[home].commands > 0 }
+    }
+
+    /// Has a command executed at its home. The caller has seen that [`Shard::can_command`].
+    pub(crate) fn command(&mut self, now: Now, home: usize, ask: &Ask<'_>) {
+        if home == usize::from(self.id.0) {
+            self.take(now, ask);
+            return;
+        }
+        self.lanes[home].commands -= 1;
+        self.lanes[home].unpolled[Lane::Command as usize] += 1;
+        let command = Command::pack(&mut self.out.frames.pool, ask);
+        self.stats.mesh_out += 1;
+        self.mesh.push_back((ShardId(home as u16), Lane::Command, MeshMessage(Body::Command(command))));
+    }
+
+    /// Sends a consequence, or applies it at once if it is for this shard.
+    pub(crate) fn emit(&mut self, now: Now, to: ShardId, consequence: Consequence) {
+        if to == self.id {
+            self.apply(now, consequence);
+            return;
+        }
+        self.lanes[usize::from(to.0)].consequences -= 1;
+        self.lanes[usize::from(to.0)].unpolled[Lane::Consequence as usize] += 1;
+        self.stats.mesh_out += 1;
+        self.mesh.push_back((to, Lane::Consequence, MeshMessage(Body::Consequence(consequence))));
+    }
+
+    /// The next message for another shard. Its lane has room: that was counted when it was made.
+    pub fn poll_mesh(&mut self) -> Option<(ShardId, Lane, MeshMessage)> {
+        let message = self.mesh.pop_front()?;
+        self.lanes[usize::from(message.0.0)].unpolled[message.1 as usize] -= 1;
+        Some(message)
+    }
+
+    /// How much room the lanes to a peer have, once a turn.
+    pub fn handle_lane(&mut self, peer: ShardId, room: LaneRoom) {
+        let lane = &mut self.lanes[usize::from(peer.0)];
+        lane.commands = room.commands.saturating_sub(lane.unpolled[Lane::Command as usize]);
+        lane.consequences = room.consequences.saturating_sub(lane.unpolled[Lane::Consequence as usize]);
+    }
+
+    /// Whether a message of this lane may be handed over now. If not, it stays at the lane's head until the next turn.
+    pub fn accepts_mesh(&self, _from: ShardId, lane: Lane) -> bool {
+        match lane {
+            Lane::Command => self.can_take(),
+            Lane::Consequence => self.passes < PASSES_MAX,
+        }
+    }
+
+    /// A message from another shard, which [`Shard::accepts_mesh`] has allowed.
+    pub fn handle_mesh(&mut self, now: Now, _from: ShardId, _lane: Lane, message: MeshMessage) {
+        self.stats.mesh_in += 1;
+        match message.0 {
+            Body::Command(command) => {
+                self.take(now, &command.ask());
+                self.out.frames.pool.give(command.into_text());
+            }
+            Body::Consequence(consequence) => self.apply(now, consequence),
+        }
+    }
+
+    /// Wakes the connections whose message may find room now.
+    pub(crate) fn serve_waiters(&mut self, now: Now) {
+        for home in 0..self.lanes.len() {
+            for _ in 0..self.lanes[home].waiters.len() {
+                if !self.can_command(home) {
+                    break;
+                }
+                let Some(key) = self.lanes[home].waiters.pop_front() else { break };
+                if self.is_current(key) {
+                    self.retry(now, key.slot);
+                }
+            }
+        }
+    }
+
+    fn apply(&mut self, now: Now, consequence: Consequence) {
+        match consequence {
+            Consequence::Joined { .. } => self.apply_joined(now, consequence),
+            Consequence::NotJoined { session, membership, seq, code } => {
+                let Some(index) = self.resolve_session(session) else { return };
+                match self.sessions[index].phase {
+                    Phase::Ending => self.drop_membership(membership),
+                    Phase::Attached | Phase::Detached => self.unlink_membership(membership),
+                }
+                self.conclude(session, seq, Some(code));
+            }
+            Consequence::Left { session, membership, seq } => {
+                let Some(index) = self.resolve_session(session) else { return };
+                if self.sessions[index].phase == Phase::Ending {
+                    self.drop_membership(membership);
+                    return;
+                }
+                let slot = self.sessions[index].connection;
+                if slot != NO_CONNECTION {
+                    let room = self.memberships[membership].room;
+                    let mut json = std::mem::take(&mut self.json);
+                    json.clear();
+                    let id = self.locals[room.0 as usize].id.as_bytes();
+                    encode::write_room_left(&mut json, id, LeftReason::Left, (seq > 0).then_some(seq));
+                    // Whatever the room still had on its way comes before, not after.
+                    self.leave(membership);
+                    let frame = self.text_frame(&json);
+                    self.json = json;
+                    self.push_frame(slot, frame);
+                    self.release_frame(frame);
+                }
+                self.unlink_membership(membership);
+                self.conclude(session, seq, None);
+            }
+            Consequence::Decided { session, seq, declined } => self.conclude(session, seq, declined),
+            Consequence::Published { local, frame, except } => {
+                let frame = self.out.frames.adopt(&mut self.stats, frame);
+                self.fan_out(local, frame, except);
+            }
+            Consequence::Presence { local, frame } => {
+                let frame = self.out.frames.adopt(&mut self.stats, frame);
+                self.fan_out_presence(local, frame);
+            }
+            Consequence::Answer { session, frame } => {
+                let Some(index) = self.resolve_session(session) else { return };
+                let slot = self.sessions[index].connection;
+                if slot != NO_CONNECTION {
+                    let frame = self.out.frames.adopt(&mut self.stats, frame);
+                    self.push_frame(slot, frame);
+                    self.release_frame(frame);
+                }
+            }
+        }
+    }
+
+    /// Begins the fan-out of a presence message to the watchers here. Takes over the caller's reference.
+    pub(crate) fn fan_out_presence(&mut self, local: LocalRef, frame: super::arena::FrameIndex) {
+        match self.resolve_local(local) {
+            Some(index) => self.begin_pass(index, frame, MembershipIndex::NONE, true),
+            None => self.release_frame(frame),
+        }
+    }
+
+    /// Says what a command was declined with, if it was, and counts it as decided.
+    fn conclude(&mut self, session: SessionId, seq: u64, declined: Option<crate::protocol::ErrorCode>) {
+        let Some(index) = self.resolve_session(session) else { return };
+        let slot = self.sessions[index].connection;
+        if slot == NO_CONNECTION {
+            return;
+        }
+        if let Some(code) = declined {
+            self.send_error(slot, &ErrorFrame { seq: (seq > 0).then_some(seq), ..ErrorFrame::new(code) });
+        }
+        if seq > 0 {
+            self.decided(index, seq);
+        } else {
+            self.progress(index);
+        }
+    }
+
+    fn apply_joined(&mut self, now: Now, consequence: Consequence) {
+        let Consequence::Joined { session, membership, seq, presence, room, epoch, offset, recovered, gap, version, roster } =
+            consequence
+        else {
+            return;
+        };
+        // A first join's membership is there until this answer is handled. A repeated join's may be gone with its session, and its
+        // place be another's.
+        let Some(index) = self.resolve_session(session) else { return self.give_roster(roster) };
+        if self.memberships.get(membership).is_none_or(|record| record.session != index) {
+            return self.give_roster(roster);
+        }
+        let record = &mut self.memberships[membership];
+        let (stage, local) = (record.stage, record.room);
+        let is_new = stage == Stage::Joining;
+        match stage {
+            Stage::Joining => record.stage = Stage::Joined,
+            // A repeated join, with its leave on the way or not: it is in the member list already.
+            Stage::Joined | Stage::Leaving | Stage::Abandoned => {}
+            Stage::Owed => return self.give_roster(roster),
+        }
+        record.presence = presence;
+        self.locals[local.0 as usize].home_room = room;
+        if stage == Stage::Abandoned {
+            self.owe(membership);
+            self.give_roster(roster);
+            return;
+        }
+        let slot = self.sessions[index].connection;
+        if slot == NO_CONNECTION {
+            self.give_roster(roster);
+            return;
+        }
+        debug_assert_eq!(self.connections[slot as usize].state, State::Open);
+        let mut json = std::mem::take(&mut self.json);
+        json.clear();
+        let cursor = match &roster {
+            Roster::Page { cursor, .. } => cursor.map(id64),
+            Roster::Unasked | Roster::Counts { .. } => None,
+        };
+        let members = match &roster {
+            Roster::Unasked => None,
+            Roster::Page { members, .. } => Some(Members::Page { members, cursor: cursor.as_ref().map(|cursor| &cursor[..]) }),
+            Roster::Counts { users, connections } => {
+                Some(Members::Counts(Counts { users: u64::from(*users), connections: u64::from(*connections) }))
+            }
+        };
+        let joined = RoomJoined {
+            room: self.locals[local.0 as usize].id.as_bytes(),
+            seq: (seq > 0).then_some(seq),
+            epoch,
+            offset,
+            recovered,
+            gap,
+            presence: members.map(|members| Presence { version, members }),
+        };
+        encode::write_room_joined(&mut json, &joined);
+        self.give_roster(roster);
+        let frame = self.text_frame(&json);
+        self.json = json;
+        self.push_frame(slot, frame);
+        self.release_frame(frame);
+        if is_new {
+            self.enter(membership);
+            self.hasten_heartbeat(slot, now);
+        }
+        self.conclude(session, seq, None);
+    }
+
+    fn give_roster(&mut self, roster: Roster) {
+        if let Roster::Page { members, .. } = roster {
+            self.out.frames.pool.give(members);
+        }
+    }
+
+    /// The name of a session's user on the wire, appended to `out`.
+    pub(crate) fn write_user(&self, out: &mut Vec<u8>, session: SessionId, user: super::arena::UserIndex) {
+        match self.users.name(user) {
+            Some(name) => out.extend_from_slice(name.as_bytes()),
+            None => out.extend_from_slice(&anonymous_name(session)),
+        }
+    }
+}

@@ -1,0 +1,414 @@
+//! A room as a shard with members sees it: who of its connections is in, and the fan-out to them.
+//!
+//! Fan-out is a *pass* over the member list that can pause between two turns. Passes of a room run in the order of their frames.
+//! A member that leaves under a pass leaves a tombstone; one that joins comes after the end of every pass that began before it:
+//! so each member gets exactly the frames between its join and its leave, in order, whatever the pauses.
+//!
+//! It knows nothing of offsets, presence or who may publish: that is the home's.
+
+use super::Shard;
+use super::arena::{FrameIndex, HomeIndex, LocalIndex, MembershipIndex, PresenceIndex, SessionIndex};
+use super::connection::{Flags, State};
+use super::mesh::LocalRef;
+use super::seam::ShardId;
+use super::stats::MemoryUse;
+use crate::limits::FANOUT_PER_TURN;
+use std::collections::VecDeque;
+
+/// Where a membership is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// The home was asked; it has not answered.
+    Joining,
+    /// The session is a member; while it has a connection, it is in the member list.
+    Joined,
+    /// The home was asked to end it, and the session waits for the answer.
+    Leaving,
+    /// The session is gone; the leave waits for room in the lane to the home.
+    Owed,
+    /// The session is gone while the home was asked to join it: the leave is owed once the answer is there.
+    Abandoned,
+}
+
+/// A session in a room.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Membership {
+    pub(crate) room: LocalIndex,
+    pub(crate) session: SessionIndex,
+    /// The session's next membership; once owed, the next that is owed to the same home.
+    pub(crate) next: MembershipIndex,
+    /// Place in the member list; `NOWHERE` if it is not in it.
+    pub(crate) position: u32,
+    pub(crate) presence: PresenceIndex,
+    pub(crate) stage: Stage,
+    pub(crate) watches: bool,
+    /// It is charged to the flexible memory: the session has others.
+    pub(crate) charged: bool,
+}
+
+/// No place in a member list.
+pub(crate) const NOWHERE: u32 = u32::MAX;
+
+/// Bytes that a membership beyond a session's first takes: its record, its presence at the home, its places in lists.
+pub(crate) const MEMBERSHIP_BYTES: usize = 24 + 32 + 16;
+
+/// A place in a member list.
+#[derive(Clone, Copy, Debug)]
+struct Member {
+    /// The connection's slot, and in the top bit whether it watches presence. `TOMBSTONE` if nobody is there any more.
+    slot: u32,
+    membership: MembershipIndex,
+}
+
+const TOMBSTONE: u32 = u32::MAX;
+const WATCHES: u32 = 1 << 31;
+
+/// The fan-out of one frame, as far as it got.
+#[derive(Debug)]
+struct Pass {
+    frame: FrameIndex,
+    cursor: u32,
+    end: u32,
+    except: MembershipIndex,
+    watchers_only: bool,
+}
+
+/// A room with members on this shard.
+#[derive(Debug)]
+pub(crate) struct LocalRoom {
+    pub(crate) id: Box<str>,
+    pub(crate) home: ShardId,
+    pub(crate) home_room: HomeIndex,
+    /// Tells the rooms apart that had this index one after the other.
+    pub(crate) generation: u32,
+    /// Invariant: memberships that name it, in any stage. At 0 it is freed.
+    references: u32,
+    members: Vec<Member>,
+    tombstones: u32,
+    passes: VecDeque<Pass>,
+    /// It is in the list of rooms with passes.
+    active: bool,
+    charged: usize,
+}
+
+impl Shard {
+    pub(crate) fn find_local(&self, id: &str) -> Option<LocalIndex> {
+        let hash = self.hash(id);
+        self.locals_by_id.find(hash, |&index| *self.locals[index.0 as usize].id == *id).copied()
+    }
+
+    /// The room of this id, made if it isn't there.
+    pub(crate) fn local_or_new(&mut self, id: &str) -> LocalIndex {
+        if let Some(index) = self.find_local(id) {
+            return index;
+        }
+        let hash = self.hash(id);
+        let home = self.home_of(hash);
+        self.local_generation = self.local_generation.wrapping_add(1);
+        let charged = size_of::<LocalRoom>() + id.len();
+        self.stats.charge(MemoryUse::Rooms, charged);
+        self.stats.rooms_local += 1;
+        let index = LocalIndex(self.locals.insert(LocalRoom {
+            id: id.into(),
+            home,
+            home_room: HomeIndex::NONE,
+            generation: self.local_generation,
+            references: 0,
+            members: Vec::new(),
+            tombstones: 0,
+            passes: VecDeque::new(),
+            active: false,
+            charged,
+        }) as u32);
+        let (locals, hasher) = (&self.locals, &self.hasher);
+        self.locals_by_id
+            .insert_unique(hash, index, |&other| std::hash::BuildHasher::hash_one(hasher, locals[other.0 as usize].id.as_bytes()));
+        index
+    }
+
+    pub(crate) fn local_ref(&self, index: LocalIndex) -> LocalRef {
+        LocalRef { index, generation: self.locals[index.0 as usize].generation }
+    }
+
+    /// The room that a reference means, if it still exists.
+    pub(crate) fn resolve_local(&self, local: LocalRef) -> Option<LocalIndex> {
+        self.locals.get(local.index.0 as usize).filter(|room| room.generation == local.generation).map(|_| local.index)
+    }
+
+    /// Makes a membership of a session, in stage `Joining`; `None` if there is no place for one.
+    pub(crate) fn new_membership(&mut self, session: SessionIndex, room: LocalIndex, watches: bool) -> Option<MembershipIndex> {
+        let next = self.sessions[session].memberships;
+        let charged = next.is_some();
+        let membership = self.memberships.insert(Membership {
+            room,
+            session,
+            next,
+            position: NOWHERE,
+            presence: PresenceIndex::NONE,
+            stage: Stage::Joining,
+            watches,
+            charged,
+        })?;
+        if charged {
+            self.stats.charge(MemoryUse::Rooms, MEMBERSHIP_BYTES);
+        }
+        self.locals[room.0 as usize].references += 1;
+        let session = &mut self.sessions[session];
+        session.memberships = membership;
+        session.rooms += 1;
+        Some(membership)
+    }
+
+    /// Frees a membership that its session does not list any more.
+    pub(crate) fn free_membership(&mut self, membership: MembershipIndex) {
+        let Membership { room, position, charged, .. } = self.memberships.remove(membership);
+        debug_assert_eq!(position, NOWHERE);
+        if charged {
+            self.stats.release(MemoryUse::Rooms, MEMBERSHIP_BYTES);
+        }
+        self.release_local(room);
+    }
+
+    /// Drops one reference to a room; frees it with the last.
+    pub(crate) fn release_local(&mut self, index: LocalIndex) {
+        let room = &mut self.locals[index.0 as usize];
+        room.references -= 1;
+        if room.references > 0 {
+            return;
+        }
+        debug_assert_eq!(room.members.len(), room.tombstones as usize);
+        let hash = self.hash(&self.locals[index.0 as usize].id);
+        if let Ok(entry) = self.locals_by_id.find_entry(hash, |&other| other == index) {
+            entry.remove();
+        }
+        let mut room = self.locals.remove(index.0 as usize);
+        for pass in room.passes.drain(..) {
+            self.passes -= 1;
+            self.release_frame(pass.frame);
+        }
+        self.stats.release(MemoryUse::Rooms, room.charged);
+        self.stats.rooms_local -= 1;
+    }
+
+    /// Keeps a new room alive while its first membership is made.
+    pub(crate) fn hold_local(&mut self, index: LocalIndex) {
+        self.locals[index.0 as usize].references += 1;
+    }
+
+    /// Puts a joined membership in the member list: it gets whatever is published from now on.
+    pub(crate) fn enter(&mut self, index: MembershipIndex) {
+        let membership = self.memberships[index];
+        let slot = self.sessions[membership.session].connection;
+        let room = &mut self.locals[membership.room.0 as usize];
+        self.memberships[index].position = room.members.len() as u32;
+        room.members.push(Member { slot: slot | if membership.watches { WATCHES } else { 0 }, membership: index });
+        self.stats.room_subscriptions += 1;
+        self.recharge_local(membership.room);
+    }
+
+    /// Takes a membership out of the member list: it gets nothing more.
+    pub(crate) fn leave(&mut self, index: MembershipIndex) {
+        let membership = &mut self.memberships[index];
+        if membership.position == NOWHERE {
+            return;
+        }
+        let position = std::mem::replace(&mut membership.position, NOWHERE) as usize;
+        let room_index = membership.room;
+        let room = &mut self.locals[room_index.0 as usize];
+        debug_assert_eq!(room.members[position].membership, index);
+        self.stats.room_subscriptions -= 1;
+        if !room.passes.is_empty() {
+            room.members[position].slot = TOMBSTONE;
+            room.tombstones += 1;
+            if room.tombstones as usize > room.members.len() / 2 {
+                self.compact(room_index);
+            }
+            return;
+        }
+        room.members.swap_remove(position);
+        if let Some(moved) = room.members.get(position) {
+            self.memberships[moved.membership].position = position as u32;
+        }
+        self.shrink(room_index);
+    }
+
+    /// Notes whether a membership watches presence.
+    pub(crate) fn set_watches(&mut self, index: MembershipIndex, watches: bool) {
+        let membership = &mut self.memberships[index];
+        membership.watches = watches;
+        if membership.position != NOWHERE {
+            let member = &mut self.locals[membership.room.0 as usize].members[membership.position as usize];
+            member.slot = member.slot & !WATCHES | if watches { WATCHES } else { 0 };
+        }
+    }
+
+    /// Takes the tombstones out of a member list, and moves the passes over it accordingly.
+    fn compact(&mut self, index: LocalIndex) {
+        let room = &mut self.locals[index.0 as usize];
+        let mut kept = 0;
+        for place in 0..room.members.len() {
+            for pass in &mut room.passes {
+                // Every bound that stood here stands behind what was kept so far.
+                if pass.cursor as usize == place {
+                    pass.cursor = kept as u32;
+                }
+                if pass.end as usize == place {
+                    pass.end = kept as u32;
+                }
+            }
+            let member = room.members[place];
+            if member.slot != TOMBSTONE {
+                room.members[kept] = member;
+                self.memberships[member.membership].position = kept as u32;
+                kept += 1;
+            }
+        }
+        let all = room.members.len();
+        for pass in &mut room.passes {
+            if pass.cursor as usize == all {
+                pass.cursor = kept as u32;
+            }
+            if pass.end as usize == all {
+                pass.end = kept as u32;
+            }
+        }
+        room.members.truncate(kept);
+        room.tombstones = 0;
+        self.shrink(index);
+    }
+
+    /// Gives back what a member list does not need any more.
+    fn shrink(&mut self, index: LocalIndex) {
+        let members = &mut self.locals[index.0 as usize].members;
+        if members.capacity() > 64 && members.len() < members.capacity() / 4 {
+            members.shrink_to(members.capacity() / 2);
+        }
+        self.recharge_local(index);
+    }
+
+    fn recharge_local(&mut self, index: LocalIndex) {
+        let room = &mut self.locals[index.0 as usize];
+        let bytes = size_of::<LocalRoom>()
+            + room.id.len()
+            + room.members.capacity() * size_of::<Member>()
+            + room.passes.capacity() * size_of::<Pass>();
+        if bytes != room.charged {
+            self.stats.release(MemoryUse::Rooms, room.charged);
+            self.stats.charge(MemoryUse::Rooms, bytes);
+            room.charged = bytes;
+        }
+    }
+
+    /// Begins a pass of `frame`, of which the caller gives its reference, to the members of now.
+    pub(crate) fn begin_pass(&mut self, index: LocalIndex, frame: FrameIndex, except: MembershipIndex, watchers_only: bool) {
+        let room = &mut self.locals[index.0 as usize];
+        if room.members.len() == room.tombstones as usize {
+            self.release_frame(frame);
+            return;
+        }
+        let end = room.members.len() as u32;
+        room.passes.push_back(Pass { frame, cursor: 0, end, except, watchers_only });
+        self.passes += 1;
+        if !room.active {
+            room.active = true;
+            self.active_rooms.push_back(index);
+        }
+        self.recharge_local(index);
+    }
+
+    /// Goes on with the passes of all rooms, for as long as the turn's budget lasts.
+    pub(crate) fn run_passes(&mut self) {
+        let mut budget = FANOUT_PER_TURN;
+        while budget > 0 {
+            let Some(index) = self.active_rooms.pop_front() else { return };
+            if self.locals.get(index.0 as usize).is_none_or(|room| !room.active) {
+                continue;
+            }
+            budget = budget.saturating_sub(self.run_room(index, budget));
+            if let Some(room) = self.locals.get_mut(index.0 as usize) {
+                if room.passes.is_empty() {
+                    room.active = false;
+                } else {
+                    self.active_rooms.push_back(index);
+                }
+            }
+        }
+        self.stats.fanout_pauses += u64::from(!self.active_rooms.is_empty());
+    }
+
+    /// Runs a room's passes up to `budget` deliveries, and on to the end of the member that it is at; returns what it used, at least 1.
+    ///
+    /// Passes at the same place run together, member by member: a member's record is touched once for all of them.
+    fn run_room(&mut self, index: LocalIndex, budget: usize) -> usize {
+        let mut used = 1;
+        let mut room = std::mem::take(&mut self.locals[index.0 as usize].members);
+        let mut passes = std::mem::take(&mut self.locals[index.0 as usize].passes);
+        while let Some(first) = passes.front() {
+            let cursor = first.cursor;
+            let together = passes.iter().take_while(|pass| pass.cursor == cursor).count();
+            let end = passes.iter().take(together).map(|pass| pass.end).min().unwrap_or(cursor);
+            let mut place = cursor;
+            while place < end && used < budget {
+                let member = room[place as usize];
+                place += 1;
+                if member.slot == TOMBSTONE {
+                    continue;
+                }
+                for pass in passes.iter().take(together) {
+                    if pass.except == member.membership || (pass.watchers_only && member.slot & WATCHES == 0) {
+                        continue;
+                    }
+                    let slot = member.slot & !WATCHES;
+                    let connection = &self.connections[slot as usize];
+                    if connection.state == State::Open && !connection.flags.has(Flags::OVERFLOWED) {
+                        self.push_frame(slot, pass.frame);
+                        used += 1;
+                        self.stats.deliveries += 1;
+                    }
+                }
+            }
+            for pass in passes.iter_mut().take(together) {
+                pass.cursor = place;
+            }
+            while passes.front().is_some_and(|pass| pass.cursor >= pass.end) {
+                let done = passes.pop_front().expect("its front was seen");
+                self.passes -= 1;
+                self.release_frame(done.frame);
+            }
+            if used >= budget {
+                break;
+            }
+        }
+        let tombstones = if passes.is_empty() { self.locals[index.0 as usize].tombstones } else { 0 };
+        let local = &mut self.locals[index.0 as usize];
+        std::mem::swap(&mut local.members, &mut room);
+        local.passes = passes;
+        if tombstones > 0 {
+            self.compact(index);
+        }
+        used
+    }
+
+    /// Members and tombstones, for the audit.
+    pub(crate) fn local_places(&self, index: LocalIndex) -> Option<usize> {
+        self.locals.get(index.0 as usize).map(|room| room.members.len())
+    }
+
+    /// Whether the member at a place is one that its membership, session and connection know of, for the audit.
+    pub(crate) fn is_place_sound(&self, index: LocalIndex, place: usize) -> bool {
+        let Some(member) = self.locals.get(index.0 as usize).and_then(|room| room.members.get(place)) else { return true };
+        if member.slot == TOMBSTONE {
+            return true;
+        }
+        let Some(membership) = self.memberships.get(member.membership) else { return false };
+        let Some(session) = self.sessions.get(membership.session) else { return false };
+        membership.room == index
+            && membership.position == place as u32
+            && membership.stage != Stage::Owed
+            && session.connection == member.slot & !WATCHES
+            && self
+                .connections
+                .get(session.connection as usize)
+                .is_some_and(|connection| connection.state == State::Open && connection.session == membership.session)
+    }
+}

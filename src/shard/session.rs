@@ -1,0 +1,328 @@
+//! A session: who speaks, what is decided of its commands, and the rooms it is in. It outlives its connection by the presence
+//! grace if that ended abnormally, and until every leave it owes is sent.
+
+use super::Shard;
+use super::arena::{MembershipIndex, SessionIndex, UserIndex, WindowIndex};
+use super::local::Stage;
+use super::mesh::{Ask, SessionId, What};
+use super::stats::MemoryUse;
+use crate::close::CloseReason;
+use crate::protocol::{Dialect, Window, encode};
+use crate::time::{Millis, Now};
+
+/// Where a session is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// It has a connection.
+    Attached,
+    /// Its connection ended abnormally: its presence stays for the grace.
+    Detached,
+    /// It is over; leaves or answers are outstanding.
+    Ending,
+}
+
+/// No connection.
+pub(crate) const NO_CONNECTION: u32 = u32::MAX;
+
+/// A session.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Session {
+    /// All commands up to it are decided.
+    pub(crate) acked: u64,
+    pub(crate) generation: u32,
+    /// The slot of its connection, or `NO_CONNECTION`.
+    pub(crate) connection: u32,
+    /// Its user; none if it is anonymous.
+    pub(crate) user: UserIndex,
+    /// The first of its memberships.
+    pub(crate) memberships: MembershipIndex,
+    /// What is undecided or early.
+    pub(crate) window: WindowIndex,
+    /// Invariant: memberships that name it.
+    pub(crate) rooms: u16,
+    pub(crate) phase: Phase,
+    /// It has sent a numbered command.
+    pub(crate) numbered: bool,
+    /// It is in the list of sessions to acknowledge with this turn.
+    pub(crate) ack_due: bool,
+    pub(crate) dialect: Dialect,
+}
+
+/// A window in the pool or in use.
+#[derive(Debug, Default)]
+pub(crate) struct PooledWindow {
+    pub(crate) window: Window,
+    pub(crate) charged: usize,
+}
+
+impl Shard {
+    pub(crate) fn session_id(&self, index: SessionIndex) -> SessionId {
+        SessionId::new(self.id, index.0, self.sessions[index].generation)
+    }
+
+    /// The session that an id means, if it is of this shard and still exists.
+    pub(crate) fn resolve_session(&self, id: SessionId) -> Option<SessionIndex> {
+        debug_assert_eq!(id.shard(), self.id);
+        let index = SessionIndex(id.index());
+        self.sessions.get(index).filter(|session| session.generation == id.generation()).map(|_| index)
+    }
+
+    /// Makes a session for a connection; `None` if there is no place for one.
+    pub(crate) fn new_session(&mut self, now: Now, slot: u32, user: Option<&str>, dialect: Dialect) -> Option<SessionIndex> {
+        if self.sessions.is_full() {
+            // Detached sessions give way, the oldest first: their grace ends early.
+            self.end_oldest_detached(now);
+        }
+        let user = match user {
+            Some(name) => self.users.intern(&mut self.stats, name)?,
+            None => UserIndex::NONE,
+        };
+        self.session_generation = self.session_generation.wrapping_add(1);
+        let session = Session {
+            acked: 0,
+            generation: self.session_generation,
+            connection: slot,
+            user,
+            memberships: MembershipIndex::NONE,
+            window: WindowIndex::NONE,
+            rooms: 0,
+            phase: Phase::Attached,
+            numbered: false,
+            ack_due: false,
+            dialect,
+        };
+        let Some(index) = self.sessions.insert(session) else {
+            self.users.release(&mut self.stats, user);
+            return None;
+        };
+        self.connections[slot as usize].session = index;
+        Some(index)
+    }
+
+    /// A session's connection ended.
+    pub(crate) fn end_session(&mut self, now: Now, index: SessionIndex, reason: CloseReason) {
+        self.sessions[index].connection = NO_CONNECTION;
+        self.release_window(index);
+        let mut membership = self.sessions[index].memberships;
+        while membership.is_some() {
+            self.leave(membership);
+            membership = self.memberships[membership].next;
+        }
+        if reason.is_abnormal() && self.sessions[index].memberships.is_some() && self.limits.presence_grace_ms > 0 {
+            self.sessions[index].phase = Phase::Detached;
+            self.stats.sessions_detached += 1;
+            let due = now.mono.after(self.limits.presence_grace_ms);
+            self.detached.push_back((due, self.session_id(index)));
+            return;
+        }
+        self.finish_session(index);
+    }
+
+    /// Ends what is left of a session: it owes a leave for each of its memberships.
+    fn finish_session(&mut self, index: SessionIndex) {
+        if self.sessions[index].phase == Phase::Detached {
+            self.stats.sessions_detached -= 1;
+        }
+        self.sessions[index].phase = Phase::Ending;
+        let mut next = std::mem::take(&mut self.sessions[index].memberships);
+        while next.is_some() {
+            let current = next;
+            next = self.memberships[current].next;
+            match self.memberships[current].stage {
+                Stage::Joined => self.owe(current),
+                // The home's answer decides what is owed.
+                Stage::Joining => self.memberships[current].stage = Stage::Abandoned,
+                Stage::Leaving | Stage::Owed | Stage::Abandoned => {}
+            }
+        }
+        self.free_session_if_over(index);
+    }
+
+    /// Puts the leave of a membership whose session is over in the queue to its home.
+    pub(crate) fn owe(&mut self, index: MembershipIndex) {
+        let membership = &mut self.memberships[index];
+        membership.stage = Stage::Owed;
+        membership.next = MembershipIndex::NONE;
+        let home = self.locals[membership.room.0 as usize].home;
+        let lane = &mut self.lanes[usize::from(home.0)];
+        if lane.owed_last.is_some() {
+            self.memberships[lane.owed_last].next = index;
+        } else {
+            lane.owed_first = index;
+        }
+        lane.owed_last = index;
+        self.stats.leaves_owed += 1;
+    }
+
+    /// Sends the owed leaves for which there is room.
+    pub(crate) fn send_owed(&mut self, now: Now) {
+        if self.stats.leaves_owed == 0 {
+            return;
+        }
+        for home in 0..self.lanes.len() {
+            while self.lanes[home].owed_first.is_some() && self.can_command(home) {
+                let index = self.lanes[home].owed_first;
+                let membership = self.memberships[index];
+                self.lanes[home].owed_first = membership.next;
+                if membership.next.is_none() {
+                    self.lanes[home].owed_last = MembershipIndex::NONE;
+                }
+                self.stats.leaves_owed -= 1;
+                let ask = Ask {
+                    session: self.session_id(membership.session),
+                    membership: index,
+                    presence: membership.presence,
+                    seq: 0,
+                    what: What::Leave { answer: false },
+                };
+                self.command(now, home, &ask);
+                self.drop_membership(index);
+            }
+        }
+    }
+
+    /// Frees a membership that is not in its session's list any more, and the session if it was the last thing it waited for.
+    pub(crate) fn drop_membership(&mut self, index: MembershipIndex) {
+        let session = self.memberships[index].session;
+        self.free_membership(index);
+        self.sessions[session].rooms -= 1;
+        self.free_session_if_over(session);
+    }
+
+    /// Takes a membership out of its living session's list and frees it.
+    pub(crate) fn unlink_membership(&mut self, index: MembershipIndex) {
+        let Some(membership) = self.memberships.get(index).copied() else { return };
+        let session = membership.session;
+        if self.sessions[session].memberships == index {
+            self.sessions[session].memberships = membership.next;
+        } else {
+            let mut at = self.sessions[session].memberships;
+            while self.memberships[at].next != index {
+                at = self.memberships[at].next;
+            }
+            self.memberships[at].next = membership.next;
+        }
+        self.leave(index);
+        self.drop_membership(index);
+    }
+
+    fn free_session_if_over(&mut self, index: SessionIndex) {
+        let session = self.sessions[index];
+        if session.phase == Phase::Ending && session.rooms == 0 {
+            self.users.release(&mut self.stats, session.user);
+            self.sessions.remove(index);
+        }
+    }
+
+    /// Ends the sessions whose grace is over.
+    pub(crate) fn expire_detached(&mut self, now: Now) {
+        while self.detached.front().is_some_and(|(due, _)| *due <= now.mono) {
+            self.end_oldest_detached(now);
+        }
+    }
+
+    fn end_oldest_detached(&mut self, now: Now) {
+        while let Some((_, id)) = self.detached.pop_front() {
+            let Some(index) = self.resolve_session(id) else { continue };
+            if self.sessions[index].phase == Phase::Detached {
+                self.finish_session(index);
+                self.send_owed(now);
+                return;
+            }
+        }
+    }
+
+    pub(crate) fn detached_due(&self) -> Option<Millis> {
+        self.detached.front().map(|(due, _)| *due)
+    }
+
+    /// The window of a session, made if it has none.
+    pub(crate) fn window_of(&mut self, index: SessionIndex) -> &mut Window {
+        if self.sessions[index].window.is_none() {
+            let acked = self.sessions[index].acked;
+            let mut pooled = self.free_windows.pop().unwrap_or_default();
+            pooled.window.start(acked);
+            self.sessions[index].window = WindowIndex(self.windows.insert(pooled) as u32);
+        }
+        &mut self.windows[self.sessions[index].window.0 as usize].window
+    }
+
+    /// Gives a session's window back.
+    pub(crate) fn release_window(&mut self, index: SessionIndex) {
+        let window = std::mem::take(&mut self.sessions[index].window);
+        if window.is_some() {
+            let mut pooled = self.windows.remove(window.0 as usize);
+            self.stats.release(MemoryUse::Reorder, pooled.charged);
+            pooled.charged = 0;
+            pooled.window.start(0);
+            if self.free_windows.len() < FREE_WINDOWS_MAX && pooled.window.bytes_held() <= FREE_WINDOW_BYTES_MAX {
+                self.free_windows.push(pooled);
+            }
+        }
+    }
+
+    /// Brings the account of a window up to date, and gives it back if nothing is left in it.
+    pub(crate) fn settle_window(&mut self, index: SessionIndex) {
+        let window = self.sessions[index].window;
+        if window.is_none() {
+            return;
+        }
+        let pooled = &mut self.windows[window.0 as usize];
+        if pooled.window.is_idle() {
+            self.release_window(index);
+            return;
+        }
+        let bytes = pooled.window.bytes_held();
+        if bytes != pooled.charged {
+            self.stats.release(MemoryUse::Reorder, pooled.charged);
+            self.stats.charge(MemoryUse::Reorder, bytes);
+            pooled.charged = bytes;
+        }
+    }
+
+    /// A numbered command of a session is decided.
+    pub(crate) fn decided(&mut self, index: SessionIndex, seq: u64) {
+        let session = &mut self.sessions[index];
+        if session.phase != Phase::Attached {
+            return;
+        }
+        if session.window.is_some() {
+            session.acked = self.windows[session.window.0 as usize].window.decided(seq);
+        } else {
+            debug_assert_eq!(session.acked + 1, seq);
+            session.acked = seq;
+        }
+        self.ack(index);
+        self.progress(index);
+    }
+
+    /// Has what is decided acknowledged with this turn.
+    pub(crate) fn ack(&mut self, index: SessionIndex) {
+        let session = &mut self.sessions[index];
+        if session.dialect == Dialect::V1 && !session.ack_due {
+            session.ack_due = true;
+            let id = self.session_id(index);
+            self.acks.push(id);
+        }
+    }
+
+    /// Sends the acknowledgements of this turn, one a session.
+    pub(crate) fn send_acks(&mut self) {
+        let mut acks = std::mem::take(&mut self.acks);
+        for id in acks.drain(..) {
+            let Some(index) = self.resolve_session(id) else { continue };
+            let session = &mut self.sessions[index];
+            session.ack_due = false;
+            let (slot, acked) = (session.connection, session.acked);
+            if slot != NO_CONNECTION {
+                self.send_json(slot, |out| encode::write_ack(out, acked));
+            }
+        }
+        self.acks = acks;
+    }
+}
+
+/// Windows kept for use again.
+const FREE_WINDOWS_MAX: usize = 1_024;
+/// Bytes that a window's buffers may have to be kept.
+const FREE_WINDOW_BYTES_MAX: usize = 16 * 1024;

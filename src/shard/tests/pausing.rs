@@ -1,0 +1,84 @@
+//! What can't go on waits, in order, and reading waits with it: full lanes, full windows, rooms between two states.
+
+use super::world::{World, WorldConfig};
+use crate::close::CloseReason;
+use crate::limits::Limits;
+use crate::shard::seam::Order;
+
+fn world(shards: usize, lane_places: Option<usize>) -> World {
+    World::new(WorldConfig { shards, limits: Limits { lane_places, ..Limits::default() }, ..WorldConfig::default() })
+}
+
+fn join(room: &str, seq: u64) -> String {
+    format!(r#"{{"type":"join_room","roomId":"{room}","seq":{seq}}}"#)
+}
+
+fn leave(room: &str, seq: u64) -> String {
+    format!(r#"{{"type":"leave_room","roomId":"{room}","seq":{seq}}}"#)
+}
+
+fn publish(room: &str, seq: u64) -> String {
+    format!(r#"{{"type":"broadcast","roomId":"{room}","data":{seq},"seq":{seq}}}"#)
+}
+
+#[test]
+fn a_message_held_for_a_lane_is_dropped_when_its_connection_is_told_to_go() {
+    let mut world = world(2, Some(4));
+    let a = world.v1(0, "ann");
+    let room = world.room_at(1);
+    world.say(a, &[&join(&room, 1)]);
+    world.stalled.insert((0, 1));
+    for seq in 2..10 {
+        world.send(a, &publish(&room, seq));
+    }
+    world.run();
+    let by = world.now.mono;
+    world.order(Order::Drain { by });
+    world.run();
+    assert_eq!(world.closes(CloseReason::Drain), 1);
+    world.stalled.clear();
+    world.run();
+    assert_eq!(world.sum(|stats| stats.publications), 4, "what was dispatched took effect, what was held did not");
+    world.end_all();
+}
+
+#[test]
+fn a_lane_never_gets_more_than_it_has_places_for() {
+    let mut world = world(2, Some(4));
+    let a = world.v1(0, "ann");
+    let room = world.room_at(1);
+    world.say(a, &[&join(&room, 1)]);
+    for seq in 2..40 {
+        world.send(a, &publish(&room, seq));
+    }
+    world.run();
+    assert_eq!(world.take(a).last().expect("an ack")["seq"], 39);
+    world.end_all();
+}
+
+/// The kept commands get their turn by a decision, not by input, and one of them has to wait: the driver does not know yet.
+#[test]
+fn a_connection_that_paused_without_input_is_not_read_on() {
+    let mut world = world(2, None);
+    let a = world.v1(0, "ann");
+    let room = world.room_at(1);
+    world.say(a, &[&join(&room, 1)]);
+    world.take(a);
+    world.stalled.insert((1, 0));
+    for seq in 2..65 {
+        world.send(a, &publish(&room, seq));
+    }
+    world.send(a, &leave(&room, 66));
+    world.send(a, &publish(&room, 67));
+    world.send(a, &publish(&room, 65));
+    world.run();
+    world.stalled = [(0, 1)].into();
+    world.run();
+    assert_eq!(world.take(a).last().expect("an ack")["seq"], 65);
+    world.say(a, &[r#"{"type":"ping","t":1}"#]);
+    assert_eq!(world.take_types(a), Vec::<String>::new());
+    world.stalled.clear();
+    world.run();
+    assert_eq!(world.take_types(a), ["room_left", "error", "ack", "pong"]);
+    world.end_all();
+}

@@ -1,0 +1,194 @@
+//! Who is there, as those who watch are told: a snapshot and the diffs after it always come to the truth.
+
+use super::world::{World, WorldConfig};
+use crate::limits::{Limits, PRESENCE_COALESCE_SLOW_MS};
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// What a watcher knows of a room, by the rules of the protocol.
+#[derive(Debug, Default)]
+pub(super) struct Watched {
+    pub(super) version: u64,
+    /// Connections with their user and state.
+    pub(super) list: Option<BTreeMap<String, (String, Value)>>,
+    pub(super) counts: Option<(u64, u64)>,
+    /// The client must ask.
+    pub(super) stale: bool,
+    cursor: Option<String>,
+}
+
+impl Watched {
+    /// Takes in a message that may be about presence.
+    pub(super) fn hear(&mut self, message: &Value) {
+        let kind = message["type"].as_str().expect("a type");
+        let Some(version) = message["version"].as_u64() else { return };
+        match kind {
+            "room_joined" => self.snapshot(message, version),
+            "presence_state" if message["id"] == "more" => self.page(message),
+            "presence_state" => self.snapshot(message, version),
+            "presence_diff" => self.diff(message, version),
+            _ => {}
+        }
+    }
+
+    fn snapshot(&mut self, message: &Value, version: u64) {
+        self.version = version;
+        self.stale = false;
+        self.list = None;
+        self.counts = None;
+        if message["members"].is_array() {
+            self.list = Some(BTreeMap::new());
+            self.page(message);
+        } else {
+            self.count(message);
+        }
+    }
+
+    fn page(&mut self, message: &Value) {
+        let Some(list) = &mut self.list else { return };
+        for member in message["members"].as_array().expect("members") {
+            for connection in member["connections"].as_array().expect("connections") {
+                let id = connection["id"].as_str().expect("an id").to_owned();
+                let user = member["user"].as_str().expect("a user").to_owned();
+                list.insert(id, (user, connection["state"].clone()));
+            }
+        }
+        self.cursor = message["cursor"].as_str().map(str::to_owned);
+    }
+
+    fn count(&mut self, message: &Value) {
+        let counts = &message["counts"];
+        self.counts = Some((counts["users"].as_u64().expect("users"), counts["connections"].as_u64().expect("connections")));
+    }
+
+    fn diff(&mut self, message: &Value, version: u64) {
+        if message["counts"].is_object() {
+            self.list = None;
+            self.version = version;
+            self.count(message);
+            return;
+        }
+        if version <= self.version {
+            return;
+        }
+        let is_next = version == self.version + 1;
+        match &mut self.list {
+            Some(list) if is_next => {
+                self.version = version;
+                let text = |entry: &Value, key: &str| entry[key].as_str().expect("a text").to_owned();
+                for entry in message["joins"].as_array().expect("joins").iter().chain(message["updates"].as_array().expect("updates")) {
+                    list.insert(text(entry, "id"), (text(entry, "user"), entry["state"].clone()));
+                }
+                for entry in message["leaves"].as_array().expect("leaves") {
+                    list.remove(&text(entry, "id"));
+                }
+            }
+            _ => self.stale = true,
+        }
+    }
+
+    pub(super) fn users(&self) -> Vec<&str> {
+        let mut users: Vec<&str> = self.list.iter().flat_map(|list| list.values()).map(|(user, _)| user.as_str()).collect();
+        users.sort_unstable();
+        users
+    }
+}
+
+fn hear(world: &mut World, client: usize, watched: &mut Watched) {
+    for message in world.take(client) {
+        watched.hear(&message);
+    }
+}
+
+const WATCH: &str = r#"{"type":"join_room","roomId":"r","presence":true,"seq":1}"#;
+const JOIN: &str = r#"{"type":"join_room","roomId":"r","seq":1}"#;
+
+#[test]
+fn whoever_was_shown_and_left_within_the_window_is_told_to_have_left() {
+    let mut world = World::new(WorldConfig::default());
+    let (a, b, c) = (world.v1(0, "ann"), world.v1(0, "bob"), world.v1(0, "cat"));
+    world.say(a, &[WATCH]);
+    world.pass(2_000);
+    world.say(b, &[JOIN]);
+    world.say(c, &[WATCH]);
+    let mut watched = Watched::default();
+    hear(&mut world, c, &mut watched);
+    assert_eq!(watched.users(), ["ann", "bob", "cat"]);
+    world.say(b, &[r#"{"type":"leave_room","roomId":"r","seq":2}"#]);
+    world.pass(2_000);
+    hear(&mut world, c, &mut watched);
+    assert_eq!(watched.users(), ["ann", "cat"]);
+    world.end_all();
+}
+
+#[test]
+fn who_came_back_is_shown_to_those_who_saw_the_list_without_them() {
+    let mut world = World::new(WorldConfig::default());
+    let (a, b, c) = (world.v1(0, "ann"), world.v1(0, "bob"), world.v1(0, "cat"));
+    world.say(a, &[WATCH]);
+    world.say(b, &[JOIN]);
+    world.pass(2_000);
+    world.say(b, &[r#"{"type":"leave_room","roomId":"r","seq":2}"#]);
+    world.say(c, &[WATCH]);
+    world.say(b, &[r#"{"type":"join_room","roomId":"r","seq":3}"#]);
+    world.pass(2_000);
+    let (mut before, mut between) = (Watched::default(), Watched::default());
+    hear(&mut world, a, &mut before);
+    let told = world.take(c);
+    told.iter().for_each(|message| between.hear(message));
+    let diff = told.iter().find(|message| message["type"] == "presence_diff").expect("a diff");
+    assert!(diff["joins"].as_array().expect("joins").iter().any(|entry| entry["user"] == "bob"), "{diff}");
+    assert_eq!(before.users(), ["ann", "bob", "cat"]);
+    assert_eq!(between.users(), ["ann", "bob", "cat"]);
+    world.end_all();
+}
+
+#[test]
+fn a_room_that_was_too_large_for_a_list_for_a_moment_has_its_list_asked_for() {
+    let limits = Limits { presence_members_max: 3, ..Limits::default() };
+    let mut world = World::new(WorldConfig { limits, ..WorldConfig::default() });
+    let clients: Vec<usize> = (0..4).map(|n| world.v1(0, &format!("user-{n}"))).collect();
+    world.say(clients[0], &[WATCH]);
+    world.say(clients[1], &[JOIN]);
+    world.say(clients[2], &[JOIN]);
+    world.pass(2_000);
+    let mut watched = Watched::default();
+    hear(&mut world, clients[0], &mut watched);
+    assert_eq!(watched.users(), ["user-0", "user-1", "user-2"]);
+    // Above the bound and below it again within one window; who leaves meanwhile was there long before.
+    world.say(clients[3], &[JOIN]);
+    world.say(clients[3], &[r#"{"type":"leave_room","roomId":"r","seq":2}"#]);
+    world.say(clients[3], &[r#"{"type":"join_room","roomId":"r","seq":3}"#]);
+    world.say(clients[1], &[r#"{"type":"leave_room","roomId":"r","seq":2}"#]);
+    world.pass(PRESENCE_COALESCE_SLOW_MS + 100);
+    hear(&mut world, clients[0], &mut watched);
+    assert!(watched.stale, "{watched:?}");
+    world.say(clients[0], &[r#"{"type":"presence","roomId":"r","id":1}"#]);
+    hear(&mut world, clients[0], &mut watched);
+    assert_eq!(watched.users(), ["user-0", "user-2", "user-3"]);
+    world.say(clients[2], &[r#"{"type":"leave_room","roomId":"r","seq":2}"#]);
+    world.pass(PRESENCE_COALESCE_SLOW_MS + 100);
+    hear(&mut world, clients[0], &mut watched);
+    assert_eq!(watched.users(), ["user-0", "user-3"]);
+    world.end_all();
+}
+
+#[test]
+fn a_room_above_the_bound_tells_counts() {
+    let limits = Limits { presence_members_max: 3, ..Limits::default() };
+    for shards in [1, 2] {
+        let mut world = World::new(WorldConfig { shards, limits: limits.clone(), ..WorldConfig::default() });
+        let clients: Vec<usize> = (0..5).map(|n| world.v1(n % shards, &format!("user-{}", n / 2))).collect();
+        world.say(clients[0], &[WATCH]);
+        for &client in &clients[1..] {
+            world.say(client, &[WATCH]);
+        }
+        world.pass(PRESENCE_COALESCE_SLOW_MS + 100);
+        for &client in &clients {
+            let mut watched = Watched::default();
+            hear(&mut world, client, &mut watched);
+            assert_eq!(watched.counts, Some((3, 5)));
+        }
+        world.end_all();
+    }
+}

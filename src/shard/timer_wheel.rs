@@ -1,0 +1,217 @@
+//! One timer a connection: a hashed wheel of intrusive lists, O(1) to arm, move and cancel.
+//!
+//! It decides which timers are due at a tick. It does not know what a timer means, and allocates nothing after it was made: the
+//! links live in a table beside the connections, 12 bytes each.
+//!
+//! Source: G. Varghese, T. Lauck, "Hashed and hierarchical timing wheels" (1987), scheme 6.
+
+use crate::time::Tick;
+
+/// Buckets: one lap is 262 s of 64 ms ticks. A timer beyond that stays in its bucket for more laps.
+const BUCKETS: usize = 4_096;
+const WORDS: usize = BUCKETS / 64;
+const NONE: u32 = u32::MAX;
+
+/// Links of one timer.
+#[derive(Clone, Copy, Debug)]
+struct Timer {
+    previous: u32,
+    next: u32,
+    /// Invariant: meaningful only while armed.
+    due: Tick,
+}
+
+const UNARMED: Timer = Timer { previous: NONE, next: NONE - 1, due: Tick(0) };
+
+/// The wheel.
+#[derive(Debug)]
+pub(crate) struct TimerWheel {
+    timers: Vec<Timer>,
+    heads: Box<[u32; BUCKETS]>,
+    occupied: [u64; WORDS],
+    /// Everything due before this tick has been handed out.
+    current: Tick,
+    armed: usize,
+}
+
+impl TimerWheel {
+    /// A wheel for timers 0…`capacity`−1, whose time begins at `now`.
+    pub(crate) fn new(capacity: usize, now: Tick) -> Self {
+        TimerWheel {
+            timers: Vec::with_capacity(capacity),
+            heads: Box::new([NONE; BUCKETS]),
+            occupied: [0; WORDS],
+            current: now,
+            armed: 0,
+        }
+    }
+
+    pub(crate) const fn timer_bytes() -> usize {
+        size_of::<Timer>()
+    }
+
+    fn bucket(due: Tick) -> usize {
+        due.0 as usize % BUCKETS
+    }
+
+    fn is_armed(timer: &Timer) -> bool {
+        timer.next != UNARMED.next
+    }
+
+    /// Arms or moves a timer. A tick in the past is due at once.
+    pub(crate) fn arm(&mut self, index: u32, due: Tick) {
+        while self.timers.len() <= index as usize {
+            self.timers.push(UNARMED);
+        }
+        self.cancel(index);
+        let due = due.max(self.current);
+        let bucket = Self::bucket(due);
+        let head = self.heads[bucket];
+        self.timers[index as usize] = Timer { previous: NONE, next: head, due };
+        if head != NONE {
+            self.timers[head as usize].previous = index;
+        }
+        self.heads[bucket] = index;
+        self.occupied[bucket / 64] |= 1 << (bucket % 64);
+        self.armed += 1;
+    }
+
+    /// Disarms a timer; nothing if it is not armed.
+    pub(crate) fn cancel(&mut self, index: u32) {
+        let Some(timer) = self.timers.get(index as usize).copied() else { return };
+        if !Self::is_armed(&timer) {
+            return;
+        }
+        let bucket = Self::bucket(timer.due);
+        if timer.previous == NONE {
+            self.heads[bucket] = timer.next;
+            if timer.next == NONE {
+                self.occupied[bucket / 64] &= !(1 << (bucket % 64));
+            }
+        } else {
+            self.timers[timer.previous as usize].next = timer.next;
+        }
+        if timer.next != NONE {
+            self.timers[timer.next as usize].previous = timer.previous;
+        }
+        self.timers[index as usize] = UNARMED;
+        self.armed -= 1;
+    }
+
+    /// When a timer is due; `None` if it is not armed.
+    pub(crate) fn due(&self, index: u32) -> Option<Tick> {
+        self.timers.get(index as usize).filter(|timer| Self::is_armed(timer)).map(|timer| timer.due)
+    }
+
+    /// Disarms every timer that is due at or before `now` and appends it to `due`.
+    pub(crate) fn advance(&mut self, now: Tick, due: &mut Vec<u32>) {
+        if now < self.current {
+            return;
+        }
+        let ticks = (u64::from(now.0 - self.current.0) + 1).min(BUCKETS as u64);
+        for step in 0..ticks {
+            let bucket = (self.current.0 as usize + step as usize) % BUCKETS;
+            if self.occupied[bucket / 64] & (1 << (bucket % 64)) == 0 {
+                continue;
+            }
+            let mut index = self.heads[bucket];
+            while index != NONE {
+                let timer = self.timers[index as usize];
+                if timer.due <= now {
+                    self.cancel(index);
+                    due.push(index);
+                }
+                index = timer.next;
+            }
+        }
+        self.current = Tick(now.0 + 1);
+    }
+
+    /// A tick at or before the earliest due timer: when to look again. `None` if nothing is armed.
+    ///
+    /// It is exact within one lap; a timer that is further away is reported at its bucket's next turn.
+    pub(crate) fn next_due(&self) -> Option<Tick> {
+        if self.armed == 0 {
+            return None;
+        }
+        let start = self.current.0 as usize % BUCKETS;
+        let mut distance = 0;
+        while distance < BUCKETS {
+            let bucket = (start + distance) % BUCKETS;
+            let word = self.occupied[bucket / 64] >> (bucket % 64);
+            if word != 0 {
+                return Some(Tick(self.current.0 + distance as u32 + word.trailing_zeros()));
+            }
+            distance += 64 - bucket % 64;
+        }
+        // The start's own word holds buckets before the start, a whole lap away.
+        Some(Tick(self.current.0 + BUCKETS as u32 - 64))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A generator for tests: SplitMix64.
+    fn next(state: &mut u64) -> u64 {
+        *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = *state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    #[test]
+    fn it_agrees_with_a_sorted_list_whatever_is_done_to_it() {
+        for seed in 0..200 {
+            let mut state = seed;
+            let mut wheel = TimerWheel::new(64, Tick(7));
+            let mut model: Vec<Option<u32>> = vec![None; 64];
+            let mut now = 7;
+            for _ in 0..500 {
+                let index = (next(&mut state) % 64) as u32;
+                match next(&mut state) % 4 {
+                    0 | 1 => {
+                        let due = now + 1 + (next(&mut state) % 9_000) as u32;
+                        wheel.arm(index, Tick(due));
+                        model[index as usize] = Some(due);
+                    }
+                    2 => {
+                        wheel.cancel(index);
+                        model[index as usize] = None;
+                    }
+                    _ => {
+                        now += (next(&mut state) % 3_000) as u32;
+                        let mut due = Vec::new();
+                        wheel.advance(Tick(now), &mut due);
+                        due.sort_unstable();
+                        let expected: Vec<u32> = (0..64).filter(|&i| model[i as usize].is_some_and(|tick| tick <= now)).collect();
+                        assert_eq!(due, expected, "seed {seed}");
+                        for index in expected {
+                            model[index as usize] = None;
+                        }
+                    }
+                }
+                let earliest = model.iter().flatten().min();
+                match (wheel.next_due(), earliest) {
+                    (None, None) => {}
+                    (Some(next), Some(&earliest)) => assert!(next.0 <= earliest.max(now + 1), "seed {seed}: {next:?} {earliest}"),
+                    other => panic!("seed {seed}: {other:?}"),
+                }
+                for (index, due) in model.iter().enumerate() {
+                    assert_eq!(wheel.due(index as u32).map(|tick| tick.0), *due, "seed {seed}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_next_due_tick_is_exact_within_a_lap() {
+        let mut wheel = TimerWheel::new(4, Tick(100));
+        for distance in [0, 1, 63, 64, 65, 1_000, 4_000] {
+            wheel.arm(0, Tick(100 + distance));
+            assert_eq!(wheel.next_due(), Some(Tick(100 + distance)));
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! Checks that take minutes or a whole machine, each by its name; `tests/run --long NAME` runs one. Without a name nothing runs.
+//!
+//! Each ends with one line of figures, and with status 0 if they are within their bounds.
+#![cfg(feature = "server")]
+#![allow(clippy::print_stdout, reason = "the figures are what it is run for")]
+
+mod support;
+
+#[path = "long/echo_load.rs"]
+mod echo_load;
+#[path = "long/ghost.rs"]
+mod ghost;
+#[path = "long/incident.rs"]
+mod incident;
+#[path = "long/mesh.rs"]
+mod mesh;
+#[path = "long/past_nofile.rs"]
+mod past_nofile;
+#[path = "long/reader.rs"]
+mod reader;
+#[path = "long/swarm.rs"]
+mod swarm;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    // A test runner that asks for a list is told that there is nothing to run by itself.
+    if arguments.iter().any(|argument| argument == "--list") {
+        return;
+    }
+    let words: Vec<&str> = arguments.iter().filter(|argument| !argument.starts_with('-')).map(String::as_str).collect();
+    match words.as_slice() {
+        [] => {}
+        ["ghost-default"] => ghost::run(),
+        ["incident-scale"] => incident::scale(),
+        ["incident-load"] => incident::load(),
+        ["density"] => incident::density(),
+        ["mesh-flood"] => mesh::run(),
+        ["slow-reader"] => reader::run(),
+        ["past-nofile"] => past_nofile::run(),
+        // Started by `past-nofile` and by the shell checks.
+        ["hold", address, count, base] => past_nofile::hold(address, count, base),
+        ["echo-load", address] => echo_load::run(address),
+        words => panic!("unknown check {words:?}"),
+    }
+}
