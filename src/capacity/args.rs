@@ -14,7 +14,7 @@ const DURATION_MAX: Nanos = 24 * 3_600 * SECOND;
 /// Exit status 0: everything that the scenario checks has held. 1: something has not; it is said. 2: it could not be run.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "Only loopback addresses are accepted. Each scenario has its own --help.")]
-pub struct BenchArgs {
+pub(super) struct BenchArgs {
     #[command(subcommand)]
     pub(super) scenario: Scenario,
 }

@@ -27,9 +27,8 @@ mod target;
 mod tests;
 mod worker;
 
-pub use args::BenchArgs;
-
-use args::Scenario;
+use args::{BenchArgs, Scenario};
+use clap::{ArgMatches, Args, Command, FromArgMatches};
 use std::process::ExitCode;
 
 /// The exit status when a scenario could not be run: bad arguments, no server, no ring.
@@ -42,11 +41,20 @@ pub struct Facts {
     pub connection_record_bytes: usize,
 }
 
-/// Runs the scenario that was asked for and prints its report on standard output.
+/// The subcommand `bench`.
+pub fn command() -> Command {
+    BenchArgs::augment_args(Command::new("bench"))
+}
+
+/// Runs the scenario that was asked for and prints its report on standard output. `matches` are those of [`command`].
 ///
 /// Exit status 0: everything that is checked has held. 1: something has not. 2: the scenario could not be run; standard error says
 /// why.
-pub fn run(args: &BenchArgs, facts: Facts) -> ExitCode {
+pub fn run(matches: &ArgMatches, facts: Facts) -> ExitCode {
+    let args = match BenchArgs::from_arg_matches(matches) {
+        Ok(args) => args,
+        Err(error) => error.exit(),
+    };
     let (common, report) = match &args.scenario {
         Scenario::Density(args) => (&args.common, scenario::density::run(args, facts)),
         Scenario::Echo(args) => (&args.common, scenario::echo::run(args)),
