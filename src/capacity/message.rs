@@ -14,6 +14,8 @@ pub(super) enum Kind {
     Ack,
     Error,
     Pong,
+    /// Publications were lost to this connection.
+    Gap,
     /// Presence and whatever a later server may say.
     Other,
 }
@@ -29,6 +31,7 @@ pub(super) fn kind_of(message: &[u8]) -> Kind {
         b"ack" => Kind::Ack,
         b"error" => Kind::Error,
         b"pong" => Kind::Pong,
+        b"gap" => Kind::Gap,
         _ => Kind::Other,
     }
 }

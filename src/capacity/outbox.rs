@@ -135,7 +135,7 @@ impl Outbox {
 
     /// A pseudo-random number below `bound`; 0 if that is 0.
     pub(super) fn random_below(&mut self, bound: u64) -> u64 {
-        (u128::from(self.random()) * u128::from(bound) >> 64) as u64
+        ((u128::from(self.random()) * u128::from(bound)) >> 64) as u64
     }
 
     pub(super) fn set_now(&mut self, now: Nanos) {

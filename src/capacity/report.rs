@@ -79,7 +79,7 @@ impl Report {
             let value = match value {
                 Value::String(value) => value.clone(),
                 Value::Array(values) => values.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
-                other => other.to_string(),
+                Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => value.to_string(),
             };
             let separator = if unit.is_empty() { "" } else { " " };
             let _ = writeln!(text, "  {name:width$}  {value}{separator}{unit}");

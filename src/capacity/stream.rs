@@ -84,11 +84,11 @@ impl Stream {
             let (taken, rest) = input.split_at(wanted.min(input.len()));
             self.cut.extend_from_slice(taken);
             input = rest;
-            if let Some((header, header_bytes, end)) = frame_at(&self.cut)? {
-                if end == self.cut.len() {
-                    let frame = mem::take(&mut self.cut);
-                    self.read_frame(header, &frame[header_bytes..], handle)?;
-                }
+            if let Some((header, header_bytes, end)) = frame_at(&self.cut)?
+                && end == self.cut.len()
+            {
+                let frame = mem::take(&mut self.cut);
+                self.read_frame(header, &frame[header_bytes..], handle)?;
             }
         }
         Ok(input)

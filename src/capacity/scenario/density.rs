@@ -14,6 +14,8 @@ use crate::capacity::statistics::{end_to_end_slope, least_squares_slope};
 use crate::capacity::tally::Tally;
 use crate::capacity::worker::{Event, Worker};
 
+/// Bytes that a connection costs any server: a smaller slope means that the memory was there from an earlier run.
+const LEAST_BYTES: f64 = 32.0;
 /// Memory has settled when it stays within this for [`SETTLED_FOR`].
 const SETTLED_BYTES: u64 = 8 * 1024;
 const SETTLED_FOR: Nanos = SECOND;
@@ -81,6 +83,9 @@ fn report_slopes(args: &Density, points: &[(u32, Memory)], report: &mut Report) 
     report.optional("anonymous_slope_least_squares", least_squares_slope(&anonymous).map(rounded), unit);
     report.optional("anonymous_slope_end_to_end", end_to_end_slope(&anonymous).map(rounded), unit);
     let slopes = [least_squares_slope(&resident), end_to_end_slope(&resident)];
+    if !args.peer_raw && slopes[1].is_some_and(|slope| slope < LEAST_BYTES) {
+        report.failure("the server held this memory before: measure one that was started afresh");
+    }
     if let Some(most) = args.bytes_max {
         for slope in slopes.into_iter().flatten().filter(|slope| *slope > most as f64) {
             report.failure(format!("{slope:.1} bytes a connection are above {most}"));

@@ -125,10 +125,10 @@ impl State {
 
 impl Handler for State {
     fn handle(&mut self, outbox: &mut Outbox, connection: u32, event: Event<'_>) {
-        if let Event::Text(message) = event {
-            if let Some((number, place)) = read_data(message) {
-                return self.handle_delivery(outbox, connection, number, place);
-            }
+        if let Event::Text(message) = event
+            && let Some((number, place)) = read_data(message)
+        {
+            return self.handle_delivery(outbox, connection, number, place);
         }
         self.members.handle(outbox, connection, &event, std::iter::once(0));
     }

@@ -1,22 +1,29 @@
 //! Groups that publish to each other as fast as their windows allow, over rooms whose homes are wherever the server's hash puts them.
 //!
 //! Group g is in the rooms g and g + 1 and publishes to room g + 1. So each room has publishers of one group and readers of two, and
-//! with a few groups every pair of shards exchanges publications both ways. Checked: each publication that was acknowledged came to
-//! each other member of its room, once and in its publisher's order; it ends; memory comes back.
+//! with a few groups every pair of shards exchanges publications both ways. A place in the window is free again when the publication
+//! is acknowledged and has come to all: otherwise members that read as fast as they can would be slow consumers.
+//!
+//! Checked: each publication that was acknowledged came to each other member of its room, once and in its publisher's order; none
+//! waits for long; it ends; memory comes back.
 
 use super::{Handler, Members, OPEN_DEADLINE, Snapshot, Speech, run_until, run_while, target};
 use crate::capacity::args::Flood;
-use crate::capacity::clock::{Nanos, SECOND};
+use crate::capacity::clock::{MILLISECOND, Nanos, SECOND};
 use crate::capacity::crew::{self, Load};
 use crate::capacity::message::{Kind, kind_of, number_after, read_data, write_data};
 use crate::capacity::observe::Process;
 use crate::capacity::outbox::Outbox;
 use crate::capacity::report::{Report, rounded};
+use crate::capacity::statistics::Latencies;
 use crate::capacity::worker::{Event, Worker};
 use crate::protocol::Dialect;
 
 /// No acknowledgement at all for so long, while some are due, is a deadlock.
 const STUCK_AFTER: Nanos = 15 * SECOND;
+/// The longest that a publication may wait for its acknowledgement. With everybody's window full it waits for some thousand others,
+/// which is a second or two; one that waits longer was forgotten.
+const FORGOTTEN_AFTER: Nanos = 10 * SECOND;
 /// How long memory may take to come back.
 const CALM: Nanos = 5 * SECOND;
 /// How long the load may be unmeasured at the beginning: buffers reach their size in it.
@@ -38,7 +45,18 @@ struct State {
     /// Deliveries out of order, doubled, or from a stranger.
     wrong: u64,
     last_ack: Nanos,
+    /// The publications that are under way: `window` places for each connection.
+    flights: Vec<Flight>,
+    to_ack: Latencies,
     data: Vec<u8>,
+}
+
+/// A publication that is under way.
+#[derive(Clone, Copy, Default)]
+struct Flight {
+    sent_at: Nanos,
+    /// Deliveries and the acknowledgement that haven't come yet.
+    awaited: u32,
 }
 
 /// Seqs 1 and 2 are the joins; publication n has seq n + 3.
@@ -65,6 +83,8 @@ impl State {
             acked: 0,
             wrong: 0,
             last_ack: 0,
+            flights: vec![Flight::default(); connections * args.window as usize],
+            to_ack: Latencies::new(),
             data: Vec::new(),
             members,
         }
@@ -78,9 +98,11 @@ impl State {
         let room = (self.group_of(connection) + 1) % self.groups;
         while self.is_publishing {
             let publisher = &mut self.publishers[connection as usize];
-            if publisher.published - publisher.acked >= self.window {
+            let flight = &mut self.flights[place(self.window, connection, publisher.published)];
+            if flight.awaited > 0 {
                 return;
             }
+            *flight = Flight { sent_at: outbox.now(), awaited: 2 * self.group_size };
             write_data(&mut self.data, connection, publisher.published, self.bytes);
             let seq = publisher.published + 3;
             publisher.published += 1;
@@ -94,6 +116,11 @@ impl State {
         if acked > publisher.published {
             self.wrong += 1;
             return;
+        }
+        for number in publisher.acked..acked {
+            let flight = &mut self.flights[place(self.window, connection, number)];
+            flight.awaited = flight.awaited.saturating_sub(1);
+            self.to_ack.record(outbox.now().saturating_sub(flight.sent_at));
         }
         self.acked += acked.saturating_sub(publisher.acked);
         publisher.acked = publisher.acked.max(acked);
@@ -115,10 +142,15 @@ impl State {
         Some((connection * 2 * self.group_size + place) as usize)
     }
 
-    fn handle_delivery(&mut self, connection: u32, number: u64, publisher: u32) {
+    fn handle_delivery(&mut self, outbox: &mut Outbox, connection: u32, number: u64, publisher: u32) {
         self.delivered += 1;
         match self.expectation(connection, publisher) {
-            Some(index) if self.expected[index] == number => self.expected[index] += 1,
+            Some(index) if self.expected[index] == number => {
+                self.expected[index] += 1;
+                let flight = &mut self.flights[place(self.window, publisher, number)];
+                flight.awaited = flight.awaited.saturating_sub(1);
+                self.fill_window(outbox, publisher);
+            }
             Some(_) | None => self.wrong += 1,
         }
     }
@@ -146,19 +178,24 @@ impl State {
     }
 }
 
+/// Where publication `number` of a connection stands among those under way.
+fn place(window: u64, connection: u32, number: u64) -> usize {
+    (u64::from(connection) * window + number % window) as usize
+}
+
 impl Handler for State {
     fn handle(&mut self, outbox: &mut Outbox, connection: u32, event: Event<'_>) {
         if let Event::Text(message) = event {
             match kind_of(message) {
                 Kind::Broadcast => match read_data(message) {
-                    Some((number, publisher)) => return self.handle_delivery(connection, number, publisher),
+                    Some((number, publisher)) => return self.handle_delivery(outbox, connection, number, publisher),
                     None => self.wrong += 1,
                 },
                 Kind::Ack => match number_after(message, b"\"seq\":") {
                     Some(seq) => return self.handle_ack(outbox, connection, seq),
                     None => self.wrong += 1,
                 },
-                Kind::Welcome | Kind::RoomJoined | Kind::Error | Kind::Pong | Kind::Other => {}
+                Kind::Welcome | Kind::RoomJoined | Kind::Error | Kind::Pong | Kind::Gap | Kind::Other => {}
             }
         }
         let group = self.group_of(connection);
@@ -198,6 +235,7 @@ pub(in crate::capacity) fn run(args: &Flood) -> Result<Report, String> {
     report.figure("delivered", state.delivered, "");
     report.figure("deliveries_per_second", (state.delivered as f64 / seconds).round(), "/s");
     report.figure("drained_within_s", rounded(measured.drained_ns as f64 / SECOND as f64), "s");
+    report.latencies("acknowledged", &state.to_ack);
     report.optional("mesh_messages", after.counted(before, "throng_mesh_out_total"), "");
     report.optional("lane_waits", after.counted(before, "throng_lane_waits_total"), "");
     report.optional("pauses", after.counted(before, "throng_pauses_total"), "");
@@ -223,6 +261,9 @@ pub(in crate::capacity) fn run(args: &Flood) -> Result<Report, String> {
     }
     if state.acked != state.published() {
         report.failure(format!("{} publications were not acknowledged", state.published() - state.acked));
+    }
+    if state.to_ack.max_ms() > FORGOTTEN_AFTER as f64 / MILLISECOND as f64 {
+        report.failure(format!("a publication waited {} ms for its acknowledgement", state.to_ack.max_ms().round()));
     }
     if state.lost() > 0 {
         report.failure(format!("{} deliveries of acknowledged publications were lost", state.lost()));
@@ -315,13 +356,13 @@ mod tests {
         state.is_publishing = false;
         state.handle_ack(&mut outbox, 0, 3);
         assert_eq!((state.acked, state.lost()), (1, 1));
-        state.handle_delivery(1, 0, 0);
+        state.handle_delivery(&mut outbox, 1, 0, 0);
         assert_eq!((state.lost(), state.wrong), (0, 0));
-        state.handle_delivery(1, 0, 0);
+        state.handle_delivery(&mut outbox, 1, 0, 0);
         assert_eq!(state.wrong, 1);
-        state.handle_delivery(0, 0, 0);
+        state.handle_delivery(&mut outbox, 0, 0, 0);
         assert_eq!(state.wrong, 2);
-        state.handle_delivery(1, 5, 77);
+        state.handle_delivery(&mut outbox, 1, 5, 77);
         assert_eq!(state.wrong, 3);
         state.handle_ack(&mut outbox, 0, 9);
         assert_eq!(state.wrong, 4);

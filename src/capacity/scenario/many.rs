@@ -36,12 +36,12 @@ impl Handler for State {
             }
             return;
         }
-        if let Event::Text(text) = event {
-            if kind_of(text) == Kind::Pong {
-                let is_own = number_after(text, b"\"t\":") == Some(u64::from(connection));
-                self.answered += u32::from(is_own);
-                self.wrong += u32::from(!is_own);
-            }
+        if let Event::Text(text) = event
+            && kind_of(text) == Kind::Pong
+        {
+            let is_own = number_after(text, b"\"t\":") == Some(u64::from(connection));
+            self.answered += u32::from(is_own);
+            self.wrong += u32::from(!is_own);
         }
         self.members.handle(outbox, connection, &event, std::iter::empty());
     }

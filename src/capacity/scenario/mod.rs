@@ -127,7 +127,7 @@ impl Members {
             Event::Text(text) => match kind_of(text) {
                 Kind::Welcome => self.welcomed += 1,
                 Kind::RoomJoined => self.joined += 1,
-                Kind::Broadcast | Kind::Ack | Kind::Error | Kind::Pong | Kind::Other => {}
+                Kind::Broadcast | Kind::Ack | Kind::Error | Kind::Pong | Kind::Gap | Kind::Other => {}
             },
             Event::Binary(_) | Event::Ping | Event::Refused { .. } | Event::Closed(_) => {}
         }
