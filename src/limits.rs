@@ -100,7 +100,7 @@ pub const COMPLETION_ENTRIES: u32 = 32_768;
 /// Completions handled in one turn. At it the rest waits for the next turn.
 pub const COMPLETIONS_PER_TURN: usize = 8_192;
 /// Receive buffers of a shard; with `INC` each serves many small receives.
-pub const RECEIVE_BUFFERS: u16 = 64;
+pub const RECEIVE_BUFFERS: u16 = 32;
 /// Bytes of one receive buffer.
 pub const RECEIVE_BUFFER_BYTES: u32 = 64 * 1024;
 /// Unread bytes that the driver keeps for all paused connections of a shard. Above: the largest is closed with 4103.

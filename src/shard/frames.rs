@@ -16,13 +16,16 @@ use std::collections::VecDeque;
 /// log2 of the smallest and the largest pooled buffer, in bytes.
 const CLASS_MIN: u32 = 6;
 const CLASS_MAX: u32 = 17;
+const CLASSES: usize = (CLASS_MAX - CLASS_MIN + 1) as usize;
 /// Lent buffers that are looked at when one is needed: so that one that is held for long does not stand before the others.
 const LENT_LOOKS: usize = 4;
 
 /// Recycled buffers, by powers of two.
 #[derive(Debug, Default)]
 pub(crate) struct BufferPool {
-    classes: [Vec<BytesMut>; (CLASS_MAX - CLASS_MIN + 1) as usize],
+    classes: [Vec<BytesMut>; CLASSES],
+    /// The fewest buffers that lay unused in each class since the last trim.
+    idle: [usize; CLASSES],
     /// Buffers of ours that others may still hold, oldest first.
     lent: VecDeque<Bytes>,
     /// Invariant: the sum of the capacities kept and of the lengths lent, at most [`FRAME_POOL_BYTES_MAX`].
@@ -42,12 +45,28 @@ impl BufferPool {
         }
         if let Some(buffer) = self.classes[place].pop() {
             self.bytes -= buffer.capacity();
+            self.idle[place] = self.idle[place].min(self.classes[place].len());
             return buffer;
         }
+        self.idle[place] = 0;
         let mut buffer = BytesMut::with_capacity(1 << class);
         // Splitting makes the buffer reference-counted now, so that freezing it and taking it back never allocates again.
         drop(buffer.split_off(1 << class));
         buffer
+    }
+
+    /// Gives the buffers back to the allocator that were not needed since the last trim: what a burst took, a burst gives back.
+    pub(crate) fn trim(&mut self) {
+        for (class, idle) in self.classes.iter_mut().zip(&mut self.idle) {
+            let spare = (*idle).min(class.len());
+            self.bytes -= class.drain(..spare).map(|buffer| buffer.capacity()).sum::<usize>();
+            *idle = class.len();
+        }
+    }
+
+    /// Whether it keeps anything.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes == 0
     }
 
     /// Takes a buffer back if nobody else holds it.

@@ -133,14 +133,24 @@ impl Shard {
         self.expire_idle_rooms(now);
         self.audit_if_due(now);
         self.drain_some(now);
+        self.trim_pools(now);
     }
 
     /// When `handle_timeout` is next due; `None` if nothing is.
     pub fn poll_timeout(&self) -> Option<Millis> {
         let wheel = self.wheel.next_due().map(|tick| Millis(tick.start().0 + self.stalled_ms));
-        [wheel, self.reorder_due(), self.detached_due(), self.idle_due(), self.presence_due(), self.audit_due(), self.drain_due()]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            wheel,
+            self.reorder_due(),
+            self.detached_due(),
+            self.idle_due(),
+            self.presence_due(),
+            self.audit_due(),
+            self.drain_due(),
+            self.trim_at(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 }

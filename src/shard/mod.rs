@@ -75,6 +75,9 @@ use user::Users;
 /// Memberships that a shard has places for, per connection slot. Beyond: `error` `room_unavailable`.
 const MEMBERSHIPS_PER_SLOT: usize = 8;
 
+/// Time between two looks at what the pools did not need, in ms.
+const TRIM_EVERY_MS: u64 = 1_000;
+
 /// What a shard is made from.
 #[derive(Clone, Debug)]
 pub struct ShardConfig {
@@ -156,6 +159,8 @@ pub struct Shard {
     lanes: Vec<LaneState>,
     mesh: VecDeque<(ShardId, Lane, MeshMessage)>,
     audit: audit::Audit,
+    /// When the pools are next trimmed.
+    trim_due: Millis,
 
     // Buffers for use within one call.
     json: Vec<u8>,
@@ -234,6 +239,7 @@ impl Shard {
             lanes: (0..shards).map(|_| LaneState::new(places)).collect(),
             mesh: VecDeque::new(),
             audit: audit::Audit::default(),
+            trim_due: now.mono,
             json: Vec::with_capacity(4_096),
             page: Vec::new(),
             name: Vec::new(),
@@ -285,6 +291,21 @@ impl Shard {
         self.stats.users = self.users.len() as u64;
         self.stats.sessions = self.sessions.len() as u64;
         self.stats.presences = self.presences.len() as u64;
+    }
+
+    fn trim_at(&self) -> Option<Millis> {
+        let is_empty = self.out.frames.pool.is_empty() && self.free_windows.is_empty();
+        (!is_empty).then_some(self.trim_due)
+    }
+
+    /// Gives back what the pools did not need for a while.
+    fn trim_pools(&mut self, now: Now) {
+        if self.trim_at().is_some_and(|due| due <= now.mono) {
+            self.trim_due = now.mono.after(TRIM_EVERY_MS);
+            self.out.frames.pool.trim();
+            let kept = self.free_windows.len() / 2;
+            self.free_windows.truncate(kept);
+        }
     }
 
     /// Closes the slowest consumers while memory is short.

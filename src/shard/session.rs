@@ -326,6 +326,6 @@ impl Shard {
 }
 
 /// Windows kept for use again.
-const FREE_WINDOWS_MAX: usize = 1_024;
+const FREE_WINDOWS_MAX: usize = 256;
 /// Bytes that a window's buffers may have to be kept.
-const FREE_WINDOW_BYTES_MAX: usize = 16 * 1024;
+const FREE_WINDOW_BYTES_MAX: usize = 4 * 1024;

@@ -5,7 +5,7 @@
 use std::io;
 use std::ptr::{self, NonNull};
 
-/// A private anonymous mapping. Its pages exist once they are touched.
+/// A private anonymous mapping. Its pages are there from the start: what it is used for touches all of them sooner or later.
 #[derive(Debug)]
 pub(super) struct Mapping {
     start: NonNull<u8>,
@@ -29,6 +29,10 @@ impl Mapping {
         // kernel without huge pages refuses it with EINVAL, which changes nothing.
         // SAFETY: the range was mapped just now and belongs to us.
         unsafe { libc::madvise(start, length, libc::MADV_NOHUGEPAGE) };
+        // Populated now, so that no receive waits for a page and the process's size at rest is its size under load. Advice only
+        // (Linux 5.14).
+        // SAFETY: as above.
+        unsafe { libc::madvise(start, length, libc::MADV_POPULATE_WRITE) };
         let start = NonNull::new(start.cast()).ok_or_else(io::Error::last_os_error)?;
         Ok(Mapping { start, length })
     }
