@@ -2,9 +2,11 @@
 
 use clap::Command;
 use std::process::ExitCode;
+use throng::capacity;
 use throng::control::backend::BACKEND;
 use throng::control::config::flags;
 use throng::control::serve;
+use throng::shard::Shard;
 use throng::uring::thread;
 
 #[global_allocator]
@@ -19,6 +21,7 @@ fn command() -> Command {
         .args_conflicts_with_subcommands(true)
         .disable_help_subcommand(true)
         .subcommand(Command::new("serve").about("Run the server").args(flags::arguments()))
+        .subcommand(capacity::command())
 }
 
 fn main() -> ExitCode {
@@ -29,6 +32,9 @@ fn main() -> ExitCode {
     let matches = command().get_matches();
     match matches.subcommand() {
         Some(("serve", matches)) => serve::run(matches, files_max, &BACKEND),
+        Some(("bench", matches)) => {
+            capacity::run(matches, capacity::Facts { connection_record_bytes: Shard::connection_record_bytes() })
+        }
         _ => serve::run(&matches, files_max, &BACKEND),
     }
 }
