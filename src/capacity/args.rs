@@ -209,17 +209,17 @@ pub(super) struct Incident {
     /// Members of a room
     #[arg(long, default_value = "100", value_parser = clap::value_parser!(u32).range(2..=10_000))]
     pub(super) room_size: u32,
-    /// Slow readers in percent
+    /// Slow readers in percent. They read less than their rooms bring them, so the server keeps the rest or ends them
     #[arg(long, default_value = "20", value_parser = clap::value_parser!(u32).range(0..=99))]
     pub(super) slow_percent: u32,
     /// Bytes a second that a slow one reads
-    #[arg(long, default_value = "256", value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    #[arg(long, default_value = "1024", value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     pub(super) slow_rate: u32,
     /// Publications a second, over all rooms
-    #[arg(long, default_value = "200", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, default_value = "400", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(super) rate: u32,
     /// Bytes of a publication's data
-    #[arg(long, default_value = "256", value_parser = clap::value_parser!(u32).range(32..=65_000))]
+    #[arg(long, default_value = "1024", value_parser = clap::value_parser!(u32).range(32..=65_000))]
     pub(super) bytes: u32,
     /// How long the load lasts
     #[arg(long, default_value = "60s", value_parser = duration)]

@@ -2,11 +2,15 @@
 
 use super::args::{BenchArgs, Scenario};
 use super::report::Report;
-use super::scenario::{echo, storm};
+use super::scenario::{echo, fanout, storm};
+use crate::ws::Opcode;
+use crate::ws::frame::header;
 use clap::{CommandFactory, FromArgMatches, Parser};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use tungstenite::Message;
 
 #[derive(Parser)]
@@ -71,9 +75,34 @@ fn echo_notices_a_server_that_changes_a_byte() {
 }
 
 #[test]
+fn fanout_agrees_with_a_server_that_sends_each_message_to_all_others() {
+    let members: Arc<Mutex<Vec<(u16, TcpStream)>>> = Arc::default();
+    let url = server(move |stream| {
+        let own = stream.peer_addr().unwrap().port();
+        let writer = stream.try_clone().unwrap();
+        let Ok(mut socket) = tungstenite::accept(stream) else { return };
+        members.lock().unwrap().push((own, writer));
+        while let Ok(message) = socket.read() {
+            if !message.is_text() {
+                continue;
+            }
+            let payload = message.into_data();
+            let frame = [header(Opcode::Text, payload.len()).as_bytes(), &payload].concat();
+            for (_, member) in members.lock().unwrap().iter_mut().filter(|(port, _)| *port != own) {
+                let _ = member.write_all(&frame);
+            }
+        }
+        members.lock().unwrap().retain(|(port, _)| *port != own);
+    });
+    for in_flight in ["1", "4"] {
+        let line = format!("bench fanout --url {url} --peer-raw --connections 7 --in-flight {in_flight} --duration 100ms");
+        let Scenario::Fanout(args) = parse(&line) else { panic!("{line}") };
+        assert_eq!(fanout::run(&args).unwrap().print(true), ExitCode::SUCCESS);
+    }
+}
+
+#[test]
 fn a_storm_counts_refusals_and_tries_again_until_all_are_open() {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
     let accepted = Arc::new(AtomicUsize::new(0));
     let url = server(move |mut stream| {
         if accepted.fetch_add(1, Ordering::SeqCst) < 7 {

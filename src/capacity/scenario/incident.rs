@@ -172,7 +172,8 @@ pub(in crate::capacity) fn run(args: &Incident) -> Result<Report, String> {
         report.figure("seconds", rounded((after.at - before.at) as f64 / SECOND as f64), "s");
         report_metrics(before, after, &mut report);
     }
-    report.figure("ends_of_slow_readers", slow.summary(), "");
+    report.figure("slow_readers_ended", slow.ended(), "");
+    report.figure("slow_readers_ends", slow.summary(), "");
     readers.report(&mut report);
     readers.expect_calm(&mut report);
     if deliveries == 0 {
