@@ -15,6 +15,14 @@ const MESSAGES: u64 = 10_000;
 const MEMBERS: usize = 10;
 const PLACES: usize = 1_024;
 
+/// How publications are numbered.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Order {
+    Numbered,
+    Swapped,
+    Volatile,
+}
+
 /// Shards with lanes, and sockets that take everything.
 struct Rig {
     shards: Vec<Shard>,
@@ -127,40 +135,49 @@ impl Rig {
         happened || core.has_output()
     }
 
-    /// Publishes `count` messages by turns, each of `batch` in one read, numbered or volatile.
-    fn publish(&mut self, seqs: &mut [u64; MEMBERS], count: u64, batch: u64, numbered: bool) {
+    /// Publishes `count` messages by turns, each of `batch` in one read.
+    fn publish(&mut self, seqs: &mut [u64; MEMBERS], count: u64, batch: u64, order: Order) {
         for round in 0..count / batch {
             let member = (round % MEMBERS as u64) as usize;
-            for _ in 0..batch {
-                if numbered {
-                    seqs[member] += 1;
+            for place in 0..batch {
+                if order != Order::Volatile {
+                    // Swapped pairs: 2 1 4 3 …
+                    let step = if order == Order::Numbered {
+                        0
+                    } else if place % 2 == 0 {
+                        1
+                    } else {
+                        -1
+                    };
+                    let seq = (seqs[member] + 1 + place).wrapping_add_signed(step);
                     self.add(format_args!(
                         r#"{{"type":"broadcast","roomId":"r","data":{{"text":"hello to everybody in the room","n":{}}},"seq":{}}}"#,
                         round % 10,
-                        seqs[member]
+                        seq
                     ));
                 } else {
                     self.add(format_args!(r#"{{"type":"broadcast","roomId":"r","data":{{"x":{},"y":17}}}}"#, round % 10));
                 }
             }
+            seqs[member] += if order == Order::Volatile { 0 } else { batch };
             self.hand_over(member);
             self.settle();
         }
     }
 }
 
-fn allocations_of(shards: usize, batch: u64, numbered: bool) -> u64 {
+fn allocations_of(shards: usize, batch: u64, order: Order) -> u64 {
     let mut rig = Rig::new(shards);
     for member in 0..MEMBERS {
         rig.join(member);
     }
     let mut seqs = [1; MEMBERS];
     // Warm also for what timers do.
-    rig.publish(&mut seqs, WARM, batch, numbered);
+    rig.publish(&mut seqs, WARM, batch, order);
     rig.step_ms = 1;
     let delivered = |rig: &Rig| rig.shards.iter().map(|shard| shard.stats().deliveries).sum::<u64>();
     let (before, bytes) = (delivered(&rig), rig.bytes_out);
-    let counted = allocation_counter::measure(|| rig.publish(&mut seqs, MESSAGES, batch, numbered));
+    let counted = allocation_counter::measure(|| rig.publish(&mut seqs, MESSAGES, batch, order));
     assert_eq!(delivered(&rig) - before, MESSAGES * (MEMBERS as u64 - 1), "each message reached every other member");
     assert!(rig.bytes_out > bytes);
     counted.count_total
@@ -168,20 +185,26 @@ fn allocations_of(shards: usize, batch: u64, numbered: bool) -> u64 {
 
 #[test]
 fn a_message_on_one_shard_allocates_nothing() {
-    assert_eq!(allocations_of(1, 1, true), 0);
-    assert_eq!(allocations_of(1, 8, true), 0);
+    assert_eq!(allocations_of(1, 1, Order::Numbered), 0);
+    assert_eq!(allocations_of(1, 8, Order::Numbered), 0);
 }
 
 #[test]
 fn a_message_between_two_shards_allocates_nothing() {
-    assert_eq!(allocations_of(2, 1, true), 0);
-    assert_eq!(allocations_of(2, 8, true), 0);
+    assert_eq!(allocations_of(2, 1, Order::Numbered), 0);
+    assert_eq!(allocations_of(2, 8, Order::Numbered), 0);
+}
+
+#[test]
+fn messages_out_of_order_allocate_nothing() {
+    assert_eq!(allocations_of(1, 8, Order::Swapped), 0);
+    assert_eq!(allocations_of(2, 8, Order::Swapped), 0);
 }
 
 #[test]
 fn a_volatile_message_allocates_nothing() {
-    assert_eq!(allocations_of(1, 1, false), 0);
-    assert_eq!(allocations_of(2, 8, false), 0);
+    assert_eq!(allocations_of(1, 1, Order::Volatile), 0);
+    assert_eq!(allocations_of(2, 8, Order::Volatile), 0);
 }
 
 #[test]

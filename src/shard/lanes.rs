@@ -104,7 +104,13 @@ impl Shard {
     /// Whether a message of this lane may be handed over now. If not, it stays at the lane's head until the next turn.
     pub fn accepts_mesh(&self, _from: ShardId, lane: Lane) -> bool {
         match lane {
-            Lane::Command => self.can_take(),
+            Lane::Command => {
+                let can_take = self.can_take();
+                if !can_take {
+                    self.declined.set(true);
+                }
+                can_take
+            }
             Lane::Consequence => self.passes < PASSES_MAX,
         }
     }
@@ -123,7 +129,14 @@ impl Shard {
 
     /// Wakes the connections whose message may find room now.
     pub(crate) fn serve_waiters(&mut self, now: Now) {
+        let here = usize::from(self.id.0);
+        // Those that wait here and those that wait in other shards' lanes have the room in turns.
+        let declined = self.declined.replace(false);
+        self.yielded = declined && !self.yielded && !self.lanes[here].waiters.is_empty() && self.can_take();
         for home in 0..self.lanes.len() {
+            if home == here && self.yielded {
+                continue;
+            }
             for _ in 0..self.lanes[home].waiters.len() {
                 if !self.can_command(home) {
                     break;

@@ -67,6 +67,7 @@ use random::Random;
 use session::{PooledWindow, Session};
 use slab::Slab;
 use stats::MemoryUse;
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
 use timer_wheel::TimerWheel;
@@ -158,6 +159,10 @@ pub struct Shard {
 
     lanes: Vec<LaneState>,
     mesh: VecDeque<(ShardId, Lane, MeshMessage)>,
+    /// A command of another shard was declined in this turn.
+    declined: Cell<bool>,
+    /// The connections here that wait for this home stood back in the last turn, so that such a command finds room in this.
+    yielded: bool,
     audit: audit::Audit,
     /// When the pools are next trimmed.
     trim_due: Millis,
@@ -238,6 +243,8 @@ impl Shard {
             presence_blocked: false,
             lanes: (0..shards).map(|_| LaneState::new(places)).collect(),
             mesh: VecDeque::new(),
+            declined: Cell::new(false),
+            yielded: false,
             audit: audit::Audit::default(),
             trim_due: now.mono,
             json: Vec::with_capacity(4_096),
@@ -345,6 +352,7 @@ impl Shard {
             || !self.mesh.is_empty()
             || !self.active_rooms.is_empty()
             || !self.progressed.is_empty()
+            || self.yielded
     }
 
     /// Sockets that the shard still holds; 0 after a drain has ended.

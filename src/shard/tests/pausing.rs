@@ -82,3 +82,30 @@ fn a_connection_that_paused_without_input_is_not_read_on() {
     assert_eq!(world.take_types(a), ["room_left", "error", "ack", "pong"]);
     world.end_all();
 }
+
+/// The home's own clients want more than the lanes take; those of other shards must have their turns among them.
+#[test]
+fn a_home_that_is_flooded_by_its_own_clients_still_takes_commands_of_others() {
+    let mut world = world(2, Some(4));
+    let room = world.room_at(1);
+    let far = world.v1(0, "far");
+    let near: Vec<usize> = (0..6).map(|_| world.v1(1, "near")).collect();
+    for client in near.iter().copied().chain([far]) {
+        world.say(client, &[&join(&room, 1)]);
+        world.take_frames(client);
+    }
+    let mut sent = 1;
+    world.send(far, &publish(&room, 2));
+    for _ in 0..100 {
+        sent += 10;
+        for &client in &near {
+            for seq in sent - 9..=sent {
+                world.send(client, &publish(&room, seq));
+            }
+        }
+        world.round();
+    }
+    assert!(world.take(far).iter().any(|message| message["type"] == "ack"), "the far client waits for ever");
+    world.run();
+    world.end_all();
+}
