@@ -87,6 +87,7 @@ pub(super) struct EventLoop {
     /// Something has happened that is not published yet.
     dirty: bool,
     published_at: Millis,
+    returned_at: Millis,
 }
 
 impl EventLoop {
@@ -132,6 +133,7 @@ impl EventLoop {
             finished: false,
             dirty: true,
             published_at: Millis(0),
+            returned_at: Millis(0),
             shared,
         })
     }
@@ -388,6 +390,10 @@ impl EventLoop {
         driver.clone_from(stats);
         self.dirty = false;
         self.published_at = self.now.mono;
+        if self.now.mono.since(self.returned_at) >= 1_000 {
+            self.returned_at = self.now.mono;
+            crate::uring::memory::return_freed();
+        }
     }
 }
 

@@ -5,6 +5,13 @@
 use std::io;
 use std::ptr::{self, NonNull};
 
+/// Has the allocator give back to the kernel what this thread has freed. It does so by itself only while the thread goes on
+/// allocating, so a thread that falls asleep after a burst would keep the burst's pages.
+pub fn return_freed() {
+    // SAFETY: it may be called at any time by a thread of the process; no block that is in use is touched.
+    unsafe { libmimalloc_sys::mi_collect(true) };
+}
+
 /// A private anonymous mapping. Its pages are there from the start: what it is used for touches all of them sooner or later.
 #[derive(Debug)]
 pub(super) struct Mapping {

@@ -13,7 +13,7 @@
 
 pub mod buffers;
 pub mod entry;
-mod memory;
+pub mod memory;
 pub mod op;
 pub mod probe;
 pub mod ring;
