@@ -130,7 +130,8 @@ pub struct Shard {
     free_windows: Vec<PooledWindow>,
     detached: VecDeque<(Millis, SessionId)>,
     reorders: VecDeque<(Millis, SessionId)>,
-    acks: Vec<SessionId>,
+    /// Slots whose session has something to acknowledge.
+    acks: Vec<u32>,
     gaps: Vec<SessionId>,
     progressed: Vec<SessionId>,
     users: Users,

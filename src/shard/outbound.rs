@@ -15,7 +15,7 @@ use super::frames::Frames;
 use super::seam::{Action, Ended, Key, Source, Taken, Transmit};
 use super::stats::MemoryUse;
 use crate::close::CloseReason;
-use crate::limits::{COALESCE_BYTES_MAX, SCRATCH_BYTES};
+use crate::limits::{COALESCE_BYTES_MAX, SCRATCH_BYTES, TURN_BYTES_MAX};
 use crate::time::Now;
 use crate::ws::{self, Opcode};
 use std::collections::VecDeque;
@@ -52,6 +52,8 @@ pub(crate) struct Outbound {
     free_nodes: Vec<NodeIndex>,
     /// Frames with a reference of the turn.
     turn_frames: Vec<FrameIndex>,
+    /// Invariant: the sum of their lengths.
+    turn_bytes: usize,
     /// Invariant: whether a frame is in `turn_frames`, by frame index.
     in_turn: Vec<bool>,
     dirty: VecDeque<u32>,
@@ -104,6 +106,7 @@ impl Outbound {
         if !self.in_turn[index] {
             self.in_turn[index] = true;
             self.turn_frames.push(frame);
+            self.turn_bytes += self.frames.length(frame);
             self.frames.hold(frame);
         }
     }
@@ -277,6 +280,11 @@ impl Shard {
         let frame = self.out.frames.make(&mut self.stats, &[bytes]);
         self.push_frame(slot, frame);
         self.release_frame(frame);
+    }
+
+    /// Whether so much was encoded in this turn that it should go out before anything more is handed over.
+    pub fn is_turn_full(&self) -> bool {
+        self.out.turn_bytes >= TURN_BYTES_MAX
     }
 
     /// The next send, at most one a connection and submission; `None` if there is none before settled.
@@ -532,6 +540,7 @@ impl Shard {
         self.out.has_sequel = false;
         if self.out.dirty.is_empty() {
             let mut frames = std::mem::take(&mut self.out.turn_frames);
+            self.out.turn_bytes = 0;
             for frame in frames.drain(..) {
                 self.out.in_turn[frame.0 as usize] = false;
                 self.out.frames.release(&mut self.stats, frame);
