@@ -2,8 +2,9 @@
 # The cost of an echo and of a delivery against a strong peer, npm's `bun`: server CPU of throng at most 1.0 times that of Bun.
 #
 # Both servers run at the same time on one core, one of them idle, and the load generator on another; each scenario is measured in
-# pairs, first throng, then Bun, and the median of the pairs' ratios counts: what else the machine does changes from pair to pair,
-# and little within one. PAIRS (5) and SECONDS_EACH (3) may be set.
+# pairs, of which every other begins with Bun, and the median of the pairs' ratios counts: what else the machine does changes from
+# pair to pair, and less within one. Both deliver the same bytes: tests/peers/bun.js says how. Time is all that the process spends
+# in user and kernel mode, on all its threads. PAIRS (5) and SECONDS_EACH (3) may be set.
 set -uo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../support.sh"
 pairs=${PAIRS:-5} seconds=${SECONDS_EACH:-3}
@@ -50,10 +51,14 @@ median() { sort -g | awk '{ value[NR] = $1 } END { m = int((NR + 1) / 2); printf
 status=0 summary=
 compare() { # NAME FIGURE SCENARIO PATH-OF-THRONG PATH-OF-BUN FLAGS-FOR-BUN ARGUMENT...
   local name=$1 figure=$2 scenario=$3 ours=$4 theirs=$5 raw=$6; shift 6
-  local throng_costs=() bun_costs=() ratios=() a b ratio
-  for _ in $(seq "$pairs"); do
-    a=$(cost "$figure" "$server_pid" "$scenario" --url "ws://$data$ours" "$@") || exit 1
-    b=$(cost "$figure" "$bun_pid" "$scenario" --url "ws://$peer$theirs" ${raw:+"$raw"} "$@") || exit 1
+  local throng_costs=() bun_costs=() ratios=() a b ratio pair who
+  for pair in $(seq "$pairs"); do
+    for who in $([ $((pair % 2)) = 1 ] && echo throng bun || echo bun throng); do
+      case $who in
+        throng) a=$(cost "$figure" "$server_pid" "$scenario" --url "ws://$data$ours" "$@") || exit 1 ;;
+        bun) b=$(cost "$figure" "$bun_pid" "$scenario" --url "ws://$peer$theirs" ${raw:+"$raw"} "$@") || exit 1 ;;
+      esac
+    done
     [ -n "$a" ] && [ -n "$b" ] || { say "$name: no figure"; exit 1; }
     throng_costs+=("$a") bun_costs+=("$b") ratios+=("$(awk -v a="$a" -v b="$b" 'BEGIN { printf "%.3f", a / b }')")
   done
