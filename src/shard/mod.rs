@@ -128,6 +128,8 @@ pub struct Shard {
     session_generation: u32,
     windows: Slab<PooledWindow>,
     free_windows: Vec<PooledWindow>,
+    /// The fewest windows that lay unused since the pools were last trimmed.
+    free_windows_idle: usize,
     detached: VecDeque<(Millis, SessionId)>,
     reorders: VecDeque<(Millis, SessionId)>,
     /// Slots whose session has something to acknowledge.
@@ -220,6 +222,7 @@ impl Shard {
             session_generation: 0,
             windows: Slab::new(),
             free_windows: Vec::new(),
+            free_windows_idle: 0,
             detached: VecDeque::new(),
             reorders: VecDeque::new(),
             acks: Vec::new(),
@@ -311,8 +314,9 @@ impl Shard {
         if self.trim_at().is_some_and(|due| due <= now.mono) {
             self.trim_due = now.mono.after(TRIM_EVERY_MS);
             self.out.frames.pool.trim();
-            let kept = self.free_windows.len() / 2;
-            self.free_windows.truncate(kept);
+            let spare = self.free_windows_idle.min(self.free_windows.len());
+            self.free_windows.drain(..spare);
+            self.free_windows_idle = self.free_windows.len();
         }
     }
 

@@ -160,6 +160,14 @@ impl Outbound {
         let tail = connection.pending;
         let head = self.nodes[tail.0 as usize].next;
         self.gathered.clear();
+        if head == tail {
+            // One frame waits, as for most members of a room.
+            let Node { frame, next } = &mut self.nodes[head.0 as usize];
+            *next = NodeIndex::NONE;
+            connection.pending = NodeIndex::NONE;
+            self.gathered.push(*frame);
+            return (head, self.frames.length(*frame));
+        }
         let (mut last, mut node, mut bytes) = (head, head, 0);
         loop {
             let Node { frame, next } = self.nodes[node.0 as usize];
@@ -521,16 +529,23 @@ impl Shard {
             if !self.is_current(key) {
                 continue;
             }
-            self.connections[key.slot as usize].flags.clear(Flags::IN_FLIGHT);
+            let connection = &mut self.connections[key.slot as usize];
+            connection.flags.clear(Flags::IN_FLIGHT);
             match origin {
-                Origin::Pending(_) => self.connections[key.slot as usize].flags.clear(Flags::GREETING),
+                Origin::Pending(_) => {
+                    connection.flags.clear(Flags::GREETING);
+                    if connection.state == State::Open && !connection.flags.has(Flags::PAUSED) {
+                        // Nothing waits for this: most sends end here.
+                        continue;
+                    }
+                }
                 Origin::Backlog => {
                     self.shorten_backlog(now, key.slot, length);
                     self.after_backlog(key.slot);
                 }
                 Origin::Short(_) => {}
             }
-            self.after_sent(now, key.slot);
+            self.after_sent(key.slot);
         }
         self.out.in_flight = in_flight;
         self.out.dirty.extend(self.out.again.drain(..));
@@ -562,7 +577,7 @@ impl Shard {
     }
 
     /// Nothing is in flight for a connection: what waited for that.
-    fn after_sent(&mut self, now: Now, slot: u32) {
+    fn after_sent(&mut self, slot: u32) {
         let connection = &self.connections[slot as usize];
         let key = Key { slot, generation: connection.generation };
         if connection.flags.has(Flags::ECHO) && connection.flags.has(Flags::PAUSED) && !self.is_echo_full(slot) {
@@ -578,7 +593,6 @@ impl Shard {
             connection.flags.set(Flags::FINISHED);
             self.actions.push_back(Action::Finish(key));
         }
-        let _ = now;
     }
 
     /// The socket takes bytes again.
