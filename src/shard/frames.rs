@@ -60,8 +60,10 @@ impl BufferPool {
         for (class, idle) in self.classes.iter_mut().zip(&mut self.idle) {
             let spare = (*idle).min(class.len());
             self.bytes -= class.drain(..spare).map(|buffer| buffer.capacity()).sum::<usize>();
+            class.shrink_to(2 * class.len());
             *idle = class.len();
         }
+        self.lent.shrink_to(2 * self.lent.len());
     }
 
     /// Whether it keeps anything.
@@ -146,6 +148,12 @@ pub(crate) struct Frames {
 }
 
 impl Frames {
+    /// Gives back what was not needed for a while: pooled buffers, and the tail of the table.
+    pub(crate) fn trim(&mut self) {
+        self.pool.trim();
+        self.frames.shrink_to_fit();
+    }
+
     /// Makes a frame of `parts`, with one reference, the caller's.
     pub(crate) fn make(&mut self, stats: &mut Stats, parts: &[&[u8]]) -> FrameIndex {
         let bytes = self.pool.copy(parts);

@@ -313,7 +313,9 @@ impl Shard {
     fn trim_pools(&mut self, now: Now) {
         if self.trim_at().is_some_and(|due| due <= now.mono) {
             self.trim_due = now.mono.after(TRIM_EVERY_MS);
-            self.out.frames.pool.trim();
+            self.out.trim();
+            self.mesh.shrink_to(64.max(self.mesh.len()));
+            self.actions.shrink_to(64.max(self.actions.len()));
             let spare = self.free_windows_idle.min(self.free_windows.len());
             self.free_windows.drain(..spare);
             self.free_windows_idle = self.free_windows.len();

@@ -26,6 +26,9 @@ struct Node {
     next: NodeIndex,
 }
 
+/// Entries up to which a table stays as it is between two bursts.
+const NODES_KEPT: usize = 1_024;
+
 /// What a send in flight was made from.
 #[derive(Clone, Copy, Debug)]
 enum Origin {
@@ -82,6 +85,18 @@ impl Outbound {
     /// Whether there is something to send, or something that follows only once what was sent is settled.
     pub(crate) fn has_output(&self) -> bool {
         !self.dirty.is_empty() || !self.again.is_empty() || self.has_sequel
+    }
+
+    /// Gives back what a burst took: tables whose entries are all free, and pooled buffers.
+    pub(crate) fn trim(&mut self) {
+        self.frames.trim();
+        if self.nodes.len() == self.free_nodes.len() && self.nodes.len() > NODES_KEPT {
+            self.nodes = Vec::new();
+            self.free_nodes = Vec::new();
+        }
+        if self.turn_frames.is_empty() && self.in_turn.len() > NODES_KEPT {
+            self.in_turn = Vec::new();
+        }
     }
 
     fn node(&mut self, frame: FrameIndex, next: NodeIndex) -> NodeIndex {
