@@ -58,9 +58,10 @@ impl Flags {
     pub(crate) const FINISHED: Flags = Flags(1 << 12);
     /// It was upgraded: it counts as a connection in the metrics.
     pub(crate) const UPGRADED: Flags = Flags(1 << 13);
-
     /// The answer to its upgrade request is not sent whole: nothing else may come in its place.
     pub(crate) const GREETING: Flags = Flags(1 << 14);
+    /// It has a place among those that wait for a home.
+    pub(crate) const WAITING: Flags = Flags(1 << 15);
 
     pub(crate) fn has(self, other: Flags) -> bool {
         self.0 & other.0 != 0

@@ -460,9 +460,18 @@ impl Shard {
         }
         let key = Key { slot, generation: connection.generation };
         match wait {
+            // What it already waits for comes first.
+            Wait::Home(_) if connection.flags.has(Flags::WAITING) => {}
             Wait::Home(home) => {
+                connection.flags.set(Flags::WAITING);
                 self.stats.lane_waits += 1;
                 self.lanes[home].waiters.push_back(key);
+                if self.lanes[home].waiters.len() > 2 * self.connections.len() {
+                    // Most of them have ended; connections that come and go faster than room does must not make the queue grow.
+                    let mut waiters = std::mem::take(&mut self.lanes[home].waiters);
+                    waiters.retain(|&key| self.is_current(key));
+                    self.lanes[home].waiters = waiters;
+                }
             }
             // `decided` looks at it.
             Wait::Decision => {}
@@ -494,7 +503,9 @@ impl Shard {
             if slot == NO_CONNECTION {
                 continue;
             }
-            if self.holds(slot) {
+            if self.connections[slot as usize].flags.has(Flags::WAITING) {
+                // It is served when it is its turn.
+            } else if self.holds(slot) {
                 self.retry(now, slot);
             } else {
                 self.drain_ready(now, slot, session);
