@@ -87,6 +87,9 @@ impl Shard {
         let deadline = due.start().after(timeout).tick_ceil();
         if deadline > self.fair(now) {
             self.wheel.arm(slot, deadline);
+        } else if connection.flags.has(Flags::PAUSED) && connection.flags.has(Flags::ECHO) {
+            // It is not read because it does not read, and its socket has taken nothing for all that time.
+            self.end_with_frame(now, slot, CloseReason::SlowConsumer);
         } else if connection.flags.has(Flags::PAUSED) {
             // We don't read it: its silence says nothing.
             self.arm(slot, now, timeout);

@@ -94,3 +94,20 @@ fn a_reader_that_drains_its_backlog_slowly_is_alive() {
     assert!(!world.clients[b].closed);
     world.end_all();
 }
+
+/// Its unread input keeps it from being silent, so it would stay for ever.
+#[test]
+fn an_echo_that_reads_nothing_at_all_is_ended_in_the_end() {
+    let mut world = world(1);
+    let client = world.echo(0);
+    world.clients[client].incoming_max = 1_000;
+    world.clients[client].reads = 0;
+    for _ in 0..20 {
+        world.send_frame(client, Opcode::Binary, &[7; 500]);
+        world.run();
+    }
+    assert_eq!(world.sum(|stats| stats.pauses), 1);
+    world.pass(GHOST_BOUND_MS + 10_000);
+    assert_eq!(world.closes(CloseReason::SlowConsumer), 1);
+    world.end_all();
+}
