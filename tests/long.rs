@@ -12,12 +12,6 @@ mod echo_load;
 mod ghost;
 #[path = "long/incident.rs"]
 mod incident;
-#[path = "long/mesh.rs"]
-mod mesh;
-#[path = "long/past_nofile.rs"]
-mod past_nofile;
-#[path = "long/reader.rs"]
-mod reader;
 #[path = "long/swarm.rs"]
 mod swarm;
 
@@ -32,13 +26,7 @@ fn main() {
         [] => {}
         ["ghost-default"] => ghost::run(),
         ["incident-scale"] => incident::scale(),
-        ["incident-load"] => incident::load(),
-        ["density"] => incident::density(),
-        ["mesh-flood"] => mesh::run(),
-        ["slow-reader"] => reader::run(),
-        ["past-nofile"] => past_nofile::run(),
-        // Started by `past-nofile` and by the shell checks.
-        ["hold", address, count, base] => past_nofile::hold(address, count, base),
+        // Started by a shell check.
         ["echo-load", address] => echo_load::run(address),
         words => panic!("unknown check {words:?}"),
     }
