@@ -132,6 +132,10 @@ pub(crate) struct Stash {
     pub(crate) first_sent: u32,
     /// How many control frames stand at the front, behind a frame that is partly sent.
     pub(crate) controls: u32,
+    /// Bytes that the peer had not acknowledged when it was pinged behind a backlog, if the kernel could tell.
+    pub(crate) unacknowledged: Option<u32>,
+    /// It has acknowledged some of them since.
+    pub(crate) progressed: bool,
     /// What of this is charged to the assembler's use.
     pub(crate) charged: usize,
 }

@@ -111,3 +111,30 @@ fn an_echo_that_reads_nothing_at_all_is_ended_in_the_end() {
     assert_eq!(world.closes(CloseReason::SlowConsumer), 1);
     world.end_all();
 }
+
+/// So slow that its ping waits in the kernel beyond the timeout, and no room for more is told meanwhile: only what the kernel still
+/// holds shows that it reads.
+#[test]
+fn a_peer_that_reads_behind_a_full_socket_is_alive_and_one_that_stopped_is_not() {
+    let mut world = world(1);
+    let (slow, other) = (world.v1(0, "slow"), world.v1(0, "other"));
+    world.say(slow, &[WATCH]);
+    world.say(other, &[WATCH]);
+    world.pass(5_000);
+    let client = &mut world.clients[slow];
+    (client.reads, client.incoming_max, client.writable_below) = (0, 10_000, 1);
+    let data = "x".repeat(900);
+    for seq in 2..30 {
+        world.say(other, &[&format!(r#"{{"type":"broadcast","roomId":"r","data":"{data}","seq":{seq}}}"#)]);
+    }
+    for _ in 0..45 {
+        world.clients[slow].reads = 150;
+        world.tick(1_000);
+        world.clients[slow].reads = 0;
+        world.run();
+    }
+    assert_eq!(world.sum(|stats| stats.ghosts_reaped), 0, "it reads 150 bytes a second");
+    world.pass(GHOST_BOUND_MS);
+    assert_eq!(world.closes(CloseReason::NoPong), 1);
+    world.end_all();
+}
