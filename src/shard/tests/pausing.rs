@@ -131,8 +131,8 @@ fn commands_that_wait_for_a_flooded_home_have_their_turns() {
     while !acked.contains(&(COMMANDS + 1)) {
         assert!(world.round(), "everything stands still");
         for (acked, &client) in acked.iter_mut().zip(&clients) {
-            let acks = world.take(client).into_iter().filter(|message| message["type"] == "ack");
-            *acked = acks.last().map_or(*acked, |ack| ack["seq"].as_u64().expect("a number"));
+            let mut acks = world.take(client).into_iter().filter(|message| message["type"] == "ack");
+            *acked = acks.next_back().map_or(*acked, |ack| ack["seq"].as_u64().expect("a number"));
         }
     }
     assert!(acked.iter().all(|&acked| acked > COMMANDS / 2), "some wait while others are done: {acked:?}");
