@@ -6,8 +6,6 @@
 
 mod support;
 
-#[path = "long/echo_load.rs"]
-mod echo_load;
 #[path = "long/ghost.rs"]
 mod ghost;
 #[path = "long/incident.rs"]
@@ -26,8 +24,6 @@ fn main() {
         [] => {}
         ["ghost-default"] => ghost::run(),
         ["incident-scale"] => incident::scale(),
-        // Started by a shell check.
-        ["echo-load", address] => echo_load::run(address),
         words => panic!("unknown check {words:?}"),
     }
 }

@@ -11,7 +11,7 @@ use super::local::Stage;
 use super::mesh::{Ask, Position, What};
 use super::presence::read_cursor;
 use super::seam::Key;
-use super::session::NO_CONNECTION;
+use super::session::{NO_CONNECTION, UNNUMBERED};
 use crate::close::CloseReason;
 use crate::protocol::encode::{self, ErrorFrame, Welcome};
 use crate::protocol::id64::read_id64;
@@ -120,14 +120,10 @@ impl Shard {
     }
 
     fn handle_numbered(&mut self, now: Now, slot: u32, session: SessionIndex, seq: u64, decoded: &Decoded<'_>, text: &str) -> Took {
+        let dialect = self.connections[slot as usize].dialect();
         let record = &mut self.sessions[session];
-        let dialect = record.dialect;
-        if !record.numbered {
-            record.numbered = true;
-            if dialect == Dialect::Plain {
-                // The client may have counted on over its own reconnects.
-                record.acked = seq - 1;
-            }
+        if record.acked == UNNUMBERED {
+            record.acked = seq - 1;
         }
         if record.window.is_none() {
             match protocol::judge(record.acked, seq) {
@@ -187,7 +183,7 @@ impl Shard {
 
     fn answer_duplicate(&mut self, slot: u32, session: SessionIndex, seq: u64) {
         self.stats.duplicates += 1;
-        match self.sessions[session].dialect {
+        match self.connections[slot as usize].dialect() {
             Dialect::V1 => self.ack(session),
             Dialect::Plain => {
                 let expected_seq = match self.sessions[session].window.is_some() {
@@ -244,7 +240,7 @@ impl Shard {
                 return Took::Done;
             }
         };
-        let is_v1 = self.sessions[session].dialect == Dialect::V1;
+        let is_v1 = self.connections[slot as usize].dialect() == Dialect::V1;
         let unnumbered = seq.is_none() && is_v1;
         let id = envelope.id;
         match &envelope.command {
@@ -461,9 +457,10 @@ impl Shard {
         let key = Key { slot, generation: connection.generation };
         match wait {
             // What it already waits for comes first.
-            Wait::Home(_) if connection.flags.has(Flags::WAITING) => {}
+            Wait::Home(_) if self.waits(slot) => {}
             Wait::Home(home) => {
-                connection.flags.set(Flags::WAITING);
+                let stash = self.stash_of(slot);
+                self.stashes[stash.0 as usize].waits = true;
                 self.stats.lane_waits += 1;
                 self.lanes[home].waiters.push_back(key);
                 if self.lanes[home].waiters.len() > 2 * self.connections.len() {
@@ -477,6 +474,12 @@ impl Shard {
             Wait::Decision => {}
         }
         self.recharge_input(slot);
+    }
+
+    /// Whether a connection has a place among those that wait for a home.
+    fn waits(&self, slot: u32) -> bool {
+        let stash = self.connections[slot as usize].stash;
+        stash.is_some() && self.stashes[stash.0 as usize].waits
     }
 
     pub(crate) fn holds(&self, slot: u32) -> bool {
@@ -503,7 +506,7 @@ impl Shard {
             if slot == NO_CONNECTION {
                 continue;
             }
-            if self.connections[slot as usize].flags.has(Flags::WAITING) {
+            if self.waits(slot) {
                 // It is served when it is its turn.
             } else if self.holds(slot) {
                 self.retry(now, slot);
@@ -575,7 +578,7 @@ impl Shard {
             }
             let is_paused = self.connections[slot as usize].flags.has(Flags::PAUSED);
             if !is_paused {
-                let dialect = self.sessions[session].dialect;
+                let dialect = self.connections[slot as usize].dialect();
                 match self.window_of(session).expire(dialect, now.mono, age) {
                     Expired::Nothing => {}
                     Expired::Freed { expected, received } => self.send_nack(slot, expected, received),
@@ -609,8 +612,10 @@ impl Shard {
         for id in gaps.drain(..) {
             let Some(session) = self.resolve_session(id) else { continue };
             let slot = self.sessions[session].connection;
-            let is_v1 = self.sessions[session].dialect == Dialect::V1;
-            if slot == NO_CONNECTION || self.sessions[session].window.is_none() || !is_v1 {
+            if slot == NO_CONNECTION || self.sessions[session].window.is_none() {
+                continue;
+            }
+            if self.connections[slot as usize].dialect() == Dialect::Plain {
                 continue;
             }
             if let Some((expected, received)) = self.window_of(session).poll_nack() {

@@ -10,7 +10,7 @@
 
 use super::Shard;
 use super::arena::MembershipIndex;
-use super::connection::{Flags, State};
+use super::connection::State;
 use super::home::anonymous_name;
 use super::local::Stage;
 use super::mesh::{Ask, Body, Command, Consequence, LocalRef, MeshMessage, Roster, SessionId};
@@ -228,7 +228,10 @@ impl Shard {
             && let Some(key) = self.lanes[home].waiters.pop_front()
         {
             if self.is_current(key) {
-                self.connections[key.slot as usize].flags.clear(Flags::WAITING);
+                let stash = self.connections[key.slot as usize].stash;
+                if stash.is_some() {
+                    self.stashes[stash.0 as usize].waits = false;
+                }
                 self.turns.granted = Some(home);
                 self.retry(now, key.slot);
             }
