@@ -10,12 +10,6 @@ mod support;
 mod ghost;
 #[path = "long/incident.rs"]
 mod incident;
-#[path = "long/mesh.rs"]
-mod mesh;
-#[path = "long/past_nofile.rs"]
-mod past_nofile;
-#[path = "long/reader.rs"]
-mod reader;
 #[path = "long/swarm.rs"]
 mod swarm;
 
@@ -30,13 +24,6 @@ fn main() {
         [] => {}
         ["ghost-default"] => ghost::run(),
         ["incident-scale"] => incident::scale(),
-        ["incident-load"] => incident::load(),
-        ["density"] => incident::density(),
-        ["mesh-flood"] => mesh::run(),
-        ["slow-reader"] => reader::run(),
-        ["past-nofile"] => past_nofile::run(),
-        // Started by `past-nofile`.
-        ["hold", address, count, base] => past_nofile::hold(address, count, base),
         words => panic!("unknown check {words:?}"),
     }
 }

@@ -38,6 +38,21 @@ stop_server() {
 }
 trap stop_server EXIT
 
+# bench SCENARIO FLAG... -- SERVE-FLAG...: builds, starts a server, and runs a scenario of `throng bench` against it. Says both commands.
+bench() {
+  local load=() serve=() status
+  while [ $# -gt 0 ] && [ "$1" != -- ]; do load+=("$1"); shift; done
+  [ $# = 0 ] || shift
+  serve=("$@")
+  cargo build --release --quiet || return 1
+  start_server "${serve[@]}" || return 1
+  say "throng serve ${serve[*]}"
+  say "throng bench ${load[*]}"
+  "$throng" bench "${load[@]}" --url "ws://$data/ws" --admin "http://$admin" --pid "$server_pid"; status=$?
+  stop_server
+  return "$status"
+}
+
 # need COMMAND DEBIAN-PACKAGE...: true if the command is there, or could be installed. Otherwise says what is missing.
 need() {
   local command=$1; shift

@@ -150,6 +150,8 @@ struct Socket {
     generation: u32,
     state: State,
     reading: Reading,
+    /// When the next read of a trickle is due.
+    read_due: Nanos,
     /// The end was told to the scenario.
     told: bool,
 }
@@ -201,7 +203,14 @@ impl Worker {
             incremental: true,
         })?;
         ring.enable()?;
-        let socket = || Socket { client: Client::default(), generation: 0, state: State::Free, reading: Reading::Fast, told: true };
+        let socket = || Socket {
+            client: Client::default(),
+            generation: 0,
+            state: State::Free,
+            reading: Reading::Fast,
+            read_due: 0,
+            told: true,
+        };
         let mut outbox = Outbox::new(config.connections as usize, u64::from(config.number) + 1);
         outbox.set_now(clock::now());
         Ok(Worker {
@@ -339,6 +348,7 @@ impl Worker {
                 Order::SlowDown => {
                     assert!(socket.reading != Reading::Fast, "only a connection that was prepared can be slowed down");
                     socket.reading = Reading::Trickle;
+                    socket.read_due = self.outbox.now();
                 }
             }
         }

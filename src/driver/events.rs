@@ -31,6 +31,10 @@ impl EventLoop {
             Op::Hangup if self.is_current(key) => self.handle_hangup(key, completion.result),
             Op::Peek if self.is_current(key) => self.peeks.push((key, completion.result == -libc::EAGAIN)),
             Op::Shutdown if self.is_current(key) => self.handle_finished(key)?,
+            // ENOTTY, EOPNOTSUPP, EINVAL: a kernel before 6.7 can't tell.
+            Op::Option if completion.result >= 0 && self.is_current(key) => {
+                self.shard.handle_measured(key, completion.result as u32);
+            }
             // A doorbell of ours that the kernel had no memory for: the eventfd needs none. One that came in has done its work.
             Op::Doorbell if completion.result < 0 => {
                 if let Some(post) = self.shared.posts.get(data.index() as usize) {
@@ -296,6 +300,11 @@ impl EventLoop {
         match action {
             Action::Close(key) => self.close(key),
             Action::Probe(key) => self.probe(key),
+            Action::Measure(key) => {
+                if self.connections.is_current(key) {
+                    self.actions.push(Entry::unacknowledged(key.slot, key.generation));
+                }
+            }
             Action::AwaitWritable(key) => {
                 if self.connections.is_current(key) && !self.connections.put(key, Flag::Writable, true) {
                     self.actions.push(Entry::writable(key.slot, key.generation));

@@ -61,7 +61,6 @@ impl Flags {
     pub(crate) const UPGRADED: Flags = Flags(1 << 13);
     /// Its session's `acked` is to be told with this turn.
     pub(crate) const ACK_DUE: Flags = Flags(1 << 15);
-
     /// The answer to its upgrade request is not sent whole: nothing else may come in its place.
     pub(crate) const GREETING: Flags = Flags(1 << 14);
 
@@ -133,12 +132,18 @@ pub(crate) struct Stash {
     /// Messages whose command can't be taken yet: they come before everything that is still unread. At most two: the newest, and
     /// one that came early and had its turn before it.
     pub(crate) held: Held,
+    /// It has a place among those that wait for a home.
+    pub(crate) waits: bool,
     /// Frames that the socket did not take, oldest first.
     pub(crate) backlog: VecDeque<Queued>,
     /// Bytes of the first of them that the socket did take.
     pub(crate) first_sent: u32,
     /// How many control frames stand at the front, behind a frame that is partly sent.
     pub(crate) controls: u32,
+    /// Bytes that the peer had not acknowledged when it was pinged behind a backlog, if the kernel could tell.
+    pub(crate) unacknowledged: Option<u32>,
+    /// It has acknowledged some of them since.
+    pub(crate) progressed: bool,
     /// What of this is charged to the assembler's use.
     pub(crate) charged: usize,
 }

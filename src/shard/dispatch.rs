@@ -456,14 +456,30 @@ impl Shard {
         }
         let key = Key { slot, generation: connection.generation };
         match wait {
+            // What it already waits for comes first.
+            Wait::Home(_) if self.waits(slot) => {}
             Wait::Home(home) => {
+                let stash = self.stash_of(slot);
+                self.stashes[stash.0 as usize].waits = true;
                 self.stats.lane_waits += 1;
                 self.lanes[home].waiters.push_back(key);
+                if self.lanes[home].waiters.len() > 2 * self.connections.len() {
+                    // Most of them have ended; connections that come and go faster than room does must not make the queue grow.
+                    let mut waiters = std::mem::take(&mut self.lanes[home].waiters);
+                    waiters.retain(|&key| self.is_current(key));
+                    self.lanes[home].waiters = waiters;
+                }
             }
             // `decided` looks at it.
             Wait::Decision => {}
         }
         self.recharge_input(slot);
+    }
+
+    /// Whether a connection has a place among those that wait for a home.
+    fn waits(&self, slot: u32) -> bool {
+        let stash = self.connections[slot as usize].stash;
+        stash.is_some() && self.stashes[stash.0 as usize].waits
     }
 
     pub(crate) fn holds(&self, slot: u32) -> bool {
@@ -490,7 +506,9 @@ impl Shard {
             if slot == NO_CONNECTION {
                 continue;
             }
-            if self.holds(slot) {
+            if self.waits(slot) {
+                // It is served when it is its turn.
+            } else if self.holds(slot) {
                 self.retry(now, slot);
             } else {
                 self.drain_ready(now, slot, session);

@@ -80,6 +80,7 @@ impl Shard {
             let ping = self.ping_frame;
             self.push_control(slot, ping);
             self.stats.pings_sent += 1;
+            self.measure(slot);
             // If it is answered the next ping is due a period later, which may be sooner than the timeout.
             self.arm(slot, now, period.min(timeout));
             return;
@@ -87,11 +88,49 @@ impl Shard {
         let deadline = due.start().after(timeout).tick_ceil();
         if deadline > self.fair(now) {
             self.wheel.arm(slot, deadline);
+        } else if connection.flags.has(Flags::PAUSED) && connection.flags.has(Flags::ECHO) {
+            // It is not read because it does not read, and its socket has taken nothing for all that time.
+            self.end_with_frame(now, slot, CloseReason::SlowConsumer);
         } else if connection.flags.has(Flags::PAUSED) {
             // We don't read it: its silence says nothing.
             self.arm(slot, now, timeout);
         } else {
+            if self.has_measure(slot) {
+                self.actions.push_back(Action::Measure(key));
+            }
             self.actions.push_back(Action::Probe(key));
+        }
+    }
+
+    /// A connection is pinged, or its ping has to wait in a backlog: notes how much its peer has yet to read, so that it can be seen
+    /// whether it does.
+    ///
+    /// That is compared when the ping's time is over. Nothing was sent in between: what the socket takes of a backlog is life by
+    /// itself and ends the ping's time. So whatever is less was read.
+    pub(crate) fn measure(&mut self, slot: u32) {
+        let connection = &self.connections[slot as usize];
+        if connection.flags.has(Flags::PINGED) && connection.flags.has(Flags::BACKLOGGED) {
+            let stash = &mut self.stashes[connection.stash.0 as usize];
+            (stash.unacknowledged, stash.progressed) = (None, false);
+            self.actions.push_back(Action::Measure(Key { slot, generation: connection.generation }));
+        }
+    }
+
+    fn has_measure(&self, slot: u32) -> bool {
+        let stash = self.connections[slot as usize].stash;
+        stash.is_some() && self.stashes[stash.0 as usize].unacknowledged.is_some()
+    }
+
+    /// The answer to [`Action::Measure`]: bytes that the peer has not acknowledged.
+    pub fn handle_measured(&mut self, key: Key, bytes: u32) {
+        if !self.is_current(key) {
+            return;
+        }
+        let stash = self.connections[key.slot as usize].stash;
+        if stash.is_some() {
+            let stash = &mut self.stashes[stash.0 as usize];
+            stash.progressed |= stash.unacknowledged.is_some_and(|before| bytes < before);
+            stash.unacknowledged.get_or_insert(bytes);
         }
     }
 
@@ -104,7 +143,19 @@ impl Shard {
         if connection.state != State::Open {
             return;
         }
-        if silent && connection.flags.has(Flags::PINGED) && !connection.flags.has(Flags::PAUSED) {
+        let is_judged = silent && connection.flags.has(Flags::PINGED) && !connection.flags.has(Flags::PAUSED);
+        if is_judged && connection.stash.is_some() && self.stashes[connection.stash.0 as usize].progressed {
+            // It reads what the kernel holds for it, if slowly. When it last did is not known: perhaps just after the ping. So life
+            // is counted from there, and a peer that has vanished since is not kept for longer than any other.
+            let timeout = self.limits.timeout_ms;
+            let alive = Millis(self.fair_millis(now).0.saturating_sub(timeout));
+            self.connections[key.slot as usize].last_in = alive.tick();
+            self.connections[key.slot as usize].flags.clear(Flags::PINGED);
+            let left = self.heartbeat_ms(key.slot).saturating_sub(timeout);
+            self.arm(key.slot, now, left);
+            return;
+        }
+        if is_judged {
             self.stats.ghosts_reaped += 1;
             // The peer answers nothing: a close frame is tried, but nothing is awaited.
             self.end_with_frame(now, key.slot, CloseReason::NoPong);

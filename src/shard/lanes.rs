@@ -3,6 +3,10 @@
 //! Every peer has a *command* lane and a *consequence* lane from here. Handling a consequence never puts a message into a lane, so
 //! consequence lanes always drain; a home takes a command only when every consequence lane has room for what it may cause. So waits
 //! form no cycle, nothing is dropped, and what can't be sent waits where it came from: in the socket.
+//!
+//! Whoever wants room that is scarce has a turn. Connections that wait for a home stand in one queue, each with one place, and what
+//! has just come never passes them. Those that want room for different things (see [`Claimant`]) are first in line one after the
+//! other. So nothing waits longer than all that stood before it takes.
 
 use super::Shard;
 use super::arena::MembershipIndex;
@@ -25,8 +29,11 @@ pub(crate) struct LaneState {
     consequences: usize,
     /// Messages of each lane that were made and not yet polled: they are not in the lane, but take its places.
     unpolled: [usize; 2],
-    /// Connections that hold a message for which the command lane had no room.
+    /// Connections that hold a message for which there was no room, each once. Those that have ended may still be among them: at
+    /// most twice as many as there are slots in use.
     pub(crate) waiters: VecDeque<Key>,
+    /// Owed leaves go before waiters when there is room next.
+    leaves_first: bool,
     /// Leaves that are owed to rooms of that home.
     pub(crate) owed_first: MembershipIndex,
     pub(crate) owed_last: MembershipIndex,
@@ -39,10 +46,37 @@ impl LaneState {
             consequences: places,
             unpolled: [0; 2],
             waiters: VecDeque::new(),
+            leaves_first: false,
             owed_first: MembershipIndex::NONE,
             owed_last: MembershipIndex::NONE,
         }
     }
+}
+
+/// What wants the room that this home needs to take a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Claimant {
+    /// Commands of other shards, at the heads of their lanes.
+    Peers,
+    /// Connections here.
+    Waiters,
+    /// Leaves that sessions here owe.
+    Leaves,
+    /// Presence changes that are due to be told.
+    Presence,
+}
+
+const CLAIMANTS: [Claimant; 4] = [Claimant::Peers, Claimant::Waiters, Claimant::Leaves, Claimant::Presence];
+
+/// Who is first in line for a home's room.
+#[derive(Debug, Default)]
+pub(crate) struct Turns {
+    /// In [`CLAIMANTS`]: the first in line when there is room next.
+    first: usize,
+    /// The room is kept for a command of another shard until the end of the next turn.
+    reserved: bool,
+    /// A connection that waited for this home is served: it may send it one command, before those behind it.
+    granted: Option<usize>,
 }
 
 impl Shard {
@@ -57,13 +91,26 @@ impl Shard {
                 .all(|(peer, lane)| peer == usize::from(self.id.0) || lane.consequences >= CONSEQUENCES_PER_COMMAND_MAX)
     }
 
-    /// Whether a command may go to a home now.
-    pub(crate) fn can_command(&self, home: usize) -> bool {
-        if home == usize::from(self.id.0) { self.can_take() } else { self.lanes[home].commands > 0 }
+    /// Whether there is room for a command to a home.
+    pub(crate) fn has_room(&self, home: usize) -> bool {
+        if home == usize::from(self.id.0) { self.can_take() && !self.turns.reserved } else { self.lanes[home].commands > 0 }
     }
 
-    /// Has a command executed at its home. The caller has seen that [`Shard::can_command`].
+    /// Whether a connection's command may go to a home now: there is room, and it passes nobody who waits.
+    pub(crate) fn can_command(&self, home: usize) -> bool {
+        self.has_room(home) && (self.lanes[home].waiters.is_empty() || self.turns.granted == Some(home))
+    }
+
+    /// Whether somebody waits for a home that has room for him: such room came with the last turn's fan-out.
+    pub(crate) fn has_turns(&self) -> bool {
+        self.turns.reserved || (0..self.lanes.len()).any(|home| !self.lanes[home].waiters.is_empty() && self.has_room(home))
+    }
+
+    /// Has a command executed at its home. The caller has seen that [`Shard::has_room`].
     pub(crate) fn command(&mut self, now: Now, home: usize, ask: &Ask<'_>) {
+        if self.turns.granted == Some(home) {
+            self.turns.granted = None;
+        }
         if home == usize::from(self.id.0) {
             self.take(now, ask);
             return;
@@ -127,26 +174,69 @@ impl Shard {
         }
     }
 
-    /// Wakes the connections whose message may find room now.
-    pub(crate) fn serve_waiters(&mut self, now: Now) {
+    /// Gives the room that there is to those that wait for it.
+    pub(crate) fn share_room(&mut self, now: Now) {
         let here = usize::from(self.id.0);
-        // Those that wait here and those that wait in other shards' lanes have the room in turns.
-        let declined = self.declined.replace(false);
-        self.yielded = declined && !self.yielded && !self.lanes[here].waiters.is_empty() && self.can_take();
-        for home in 0..self.lanes.len() {
-            if home == here && self.yielded {
-                continue;
-            }
-            for _ in 0..self.lanes[home].waiters.len() {
-                if !self.can_command(home) {
-                    break;
-                }
-                let Some(key) = self.lanes[home].waiters.pop_front() else { break };
-                if self.is_current(key) {
-                    self.retry(now, key.slot);
-                }
+        for home in (0..self.lanes.len()).filter(|&home| home != here) {
+            let has_room = self.has_room(home);
+            if has_room && std::mem::take(&mut self.lanes[home].leaves_first) {
+                self.send_owed(now, home);
+                self.serve_waiters(now, home);
+            } else {
+                self.serve_waiters(now, home);
+                self.lanes[home].leaves_first |= has_room;
+                self.send_owed(now, home);
             }
         }
+        self.share_own_room(now);
+    }
+
+    /// Gives this home's room to its claimants, each first in line in its turn. A turn passes only when there was room for it.
+    fn share_own_room(&mut self, now: Now) {
+        let here = usize::from(self.id.0);
+        let declined = self.declined.replace(false);
+        self.turns.reserved = false;
+        let mut is_first = self.can_take();
+        let first = self.turns.first;
+        for step in 0..CLAIMANTS.len() {
+            let place = (first + step) % CLAIMANTS.len();
+            let claims = match CLAIMANTS[place] {
+                Claimant::Peers => declined,
+                Claimant::Waiters => !self.lanes[here].waiters.is_empty(),
+                Claimant::Leaves => self.lanes[here].owed_first.is_some(),
+                Claimant::Presence => self.is_presence_due(now),
+            };
+            if !claims {
+                continue;
+            }
+            if std::mem::take(&mut is_first) {
+                self.turns.first = (place + 1) % CLAIMANTS.len();
+            }
+            match CLAIMANTS[place] {
+                // They are served with the next turn's events, before which nobody else may have what is kept for them.
+                Claimant::Peers => self.turns.reserved = self.can_take(),
+                Claimant::Waiters => self.serve_waiters(now, here),
+                Claimant::Leaves => self.send_owed(now, here),
+                Claimant::Presence => self.tell_presence(now),
+            }
+        }
+    }
+
+    /// Has the connections that wait for a home try again, in their order, while there is room.
+    fn serve_waiters(&mut self, now: Now, home: usize) {
+        while self.has_room(home)
+            && let Some(key) = self.lanes[home].waiters.pop_front()
+        {
+            if self.is_current(key) {
+                let stash = self.connections[key.slot as usize].stash;
+                if stash.is_some() {
+                    self.stashes[stash.0 as usize].waits = false;
+                }
+                self.turns.granted = Some(home);
+                self.retry(now, key.slot);
+            }
+        }
+        self.turns.granted = None;
     }
 
     fn apply(&mut self, now: Now, consequence: Consequence) {

@@ -164,8 +164,7 @@ pub struct Shard {
     mesh: VecDeque<(ShardId, Lane, MeshMessage)>,
     /// A command of another shard was declined in this turn.
     declined: Cell<bool>,
-    /// The connections here that wait for this home stood back in the last turn, so that such a command finds room in this.
-    yielded: bool,
+    turns: lanes::Turns,
     audit: audit::Audit,
     /// When the pools are next trimmed.
     trim_due: Millis,
@@ -248,7 +247,7 @@ impl Shard {
             lanes: (0..shards).map(|_| LaneState::new(places)).collect(),
             mesh: VecDeque::new(),
             declined: Cell::new(false),
-            yielded: false,
+            turns: lanes::Turns::default(),
             audit: audit::Audit::default(),
             trim_due: now.mono,
             json: Vec::with_capacity(4_096),
@@ -290,10 +289,8 @@ impl Shard {
 
     /// The turn's input is handled: whatever follows from it is put in order for `poll_*`.
     pub fn handle_turn_end(&mut self, now: Now) {
-        self.serve_waiters(now);
+        self.share_room(now);
         self.serve_progressed(now);
-        self.send_owed(now);
-        self.tell_presence(now);
         self.run_passes();
         self.report_gaps();
         self.send_acks();
@@ -359,7 +356,7 @@ impl Shard {
             || !self.mesh.is_empty()
             || !self.active_rooms.is_empty()
             || !self.progressed.is_empty()
-            || self.yielded
+            || self.has_turns()
     }
 
     /// Sockets that the shard still holds; 0 after a drain has ended.

@@ -494,6 +494,7 @@ impl Shard {
         connection.queue_bytes = bytes;
         self.stats.send_queue_bytes += u64::from(bytes);
         self.backlogged += 1;
+        self.measure(slot);
     }
 
     /// Takes `bytes` that the socket accepted off the front of a backlog.

@@ -303,6 +303,11 @@ impl Shard {
         }
     }
 
+    /// Whether changes are due to be told.
+    pub(crate) fn is_presence_due(&self, now: Now) -> bool {
+        [&self.diffs_fast, &self.diffs_slow].into_iter().any(|queue| queue.front().is_some_and(|(due, _)| *due <= now.mono))
+    }
+
     /// When presence is next to be told.
     pub(crate) fn presence_due(&self) -> Option<Millis> {
         if self.presence_blocked {
@@ -333,7 +338,7 @@ impl Shard {
     /// Tells a room's changes. False if the lanes have no room for all of them.
     fn tell_room(&mut self, now: Now, index: HomeIndex) -> bool {
         while self.homes.get(index.0 as usize).is_some_and(|room| room.diff.is_some()) {
-            if !self.can_take() {
+            if !self.has_room(usize::from(self.id.0)) {
                 return false;
             }
             let Some(mut diff) = self.homes[index.0 as usize].diff.take() else { return true };

@@ -104,6 +104,9 @@ pub enum Action {
     Finish(Key),
     /// Find out whether the peer has sent anything that was not yet handled, then `handle_probed`.
     Probe(Key),
+    /// Ask the kernel how many bytes the peer has not acknowledged, then `handle_measured`. Says nothing where the kernel can't tell.
+    /// It is answered before a probe that follows it.
+    Measure(Key),
     /// Say `handle_writable` once the socket takes bytes again.
     AwaitWritable(Key),
     /// Hand over what was kept, then receive again.

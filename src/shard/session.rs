@@ -154,30 +154,25 @@ impl Shard {
         self.stats.leaves_owed += 1;
     }
 
-    /// Sends the owed leaves for which there is room.
-    pub(crate) fn send_owed(&mut self, now: Now) {
-        if self.stats.leaves_owed == 0 {
-            return;
-        }
-        for home in 0..self.lanes.len() {
-            while self.lanes[home].owed_first.is_some() && self.can_command(home) {
-                let index = self.lanes[home].owed_first;
-                let membership = self.memberships[index];
-                self.lanes[home].owed_first = membership.next;
-                if membership.next.is_none() {
-                    self.lanes[home].owed_last = MembershipIndex::NONE;
-                }
-                self.stats.leaves_owed -= 1;
-                let ask = Ask {
-                    session: self.session_id(membership.session),
-                    membership: index,
-                    presence: membership.presence,
-                    seq: 0,
-                    what: What::Leave { answer: false },
-                };
-                self.command(now, home, &ask);
-                self.drop_membership(index);
+    /// Sends the leaves that are owed to a home, as far as there is room.
+    pub(crate) fn send_owed(&mut self, now: Now, home: usize) {
+        while self.lanes[home].owed_first.is_some() && self.has_room(home) {
+            let index = self.lanes[home].owed_first;
+            let membership = self.memberships[index];
+            self.lanes[home].owed_first = membership.next;
+            if membership.next.is_none() {
+                self.lanes[home].owed_last = MembershipIndex::NONE;
             }
+            self.stats.leaves_owed -= 1;
+            let ask = Ask {
+                session: self.session_id(membership.session),
+                membership: index,
+                presence: membership.presence,
+                seq: 0,
+                what: What::Leave { answer: false },
+            };
+            self.command(now, home, &ask);
+            self.drop_membership(index);
         }
     }
 
@@ -226,7 +221,7 @@ impl Shard {
             let Some(index) = self.resolve_session(id) else { continue };
             if self.sessions[index].phase == Phase::Detached {
                 self.finish_session(index);
-                self.send_owed(now);
+                (0..self.lanes.len()).for_each(|home| self.send_owed(now, home));
                 return;
             }
         }

@@ -32,6 +32,9 @@ pub enum SocketOption {
     SmallReceiveBuffer,
 }
 
+/// The command of `IORING_OP_URING_CMD` on a socket, from the kernel's `io_uring.h`.
+const SOCKET_URING_OP_SIOCOUTQ: u32 = 1;
+
 /// Where peeks put a byte that nobody reads. All rings share it; atomic, because the kernel writes to it.
 static PEEKED: AtomicU8 = AtomicU8::new(0);
 static ONE: libc::c_int = 1;
@@ -63,6 +66,12 @@ impl Entry {
     pub fn peek(slot: u32, generation: u32) -> Entry {
         let peek = opcode::Recv::new(Fixed(slot), PEEKED.as_ptr(), 1).flags(libc::MSG_PEEK | libc::MSG_DONTWAIT);
         Entry::named(peek.build(), UserData::new(Op::Peek, slot, generation))
+    }
+    /// Asks how many bytes of what was sent to a slot its peer has not acknowledged (`SIOCOUTQ`, Linux 6.7). Completes with their
+    /// number, or with an error where the kernel can't tell.
+    pub fn unacknowledged(slot: u32, generation: u32) -> Entry {
+        let ask = opcode::UringCmd16::new(Fixed(slot), SOCKET_URING_OP_SIOCOUTQ);
+        Entry::named(ask.build(), UserData::new(Op::Option, slot, generation))
     }
     /// Completes once the socket takes bytes again, or is broken.
     pub fn writable(slot: u32, generation: u32) -> Entry {

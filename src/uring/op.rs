@@ -32,7 +32,7 @@ pub enum Op {
     Wake = 9,
     /// Creation of a socket in a slot.
     Socket = 10,
-    /// Option of a socket.
+    /// Option or state of a socket, set or asked for.
     Option = 11,
     /// Bind of a socket.
     Bind = 12,

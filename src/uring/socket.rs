@@ -2,8 +2,12 @@
 //!
 //! A listener's options are inherited by what it accepts, so no accepted socket costs a system call for them. They keep the
 //! kernel's queues short: what waits in the kernel can't be overtaken by a ping, and isn't counted by us.
+//!
+//! `TCP_USER_TIMEOUT` is deliberately not among them. Linux applies it to zero-window probes too, answered or not, and so resets a
+//! peer that reads slowly through a small window (at 1 KiB/s after some 37 s with a timeout of 30 s). Who is gone is decided by
+//! the heartbeat alone.
 
-use crate::limits::{GHOST_BOUND_MS, LISTEN_BACKLOG, NOTSENT_LOWAT_BYTES, SEND_BUFFER_BYTES};
+use crate::limits::{LISTEN_BACKLOG, NOTSENT_LOWAT_BYTES, SEND_BUFFER_BYTES};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -55,8 +59,6 @@ fn bind(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_notsent_lowat(NOTSENT_LOWAT_BYTES)?;
     socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
-    // A peer that acknowledges nothing for so long is gone, also where data is queued and no ping of ours gets through.
-    socket.set_tcp_user_timeout(Some(Duration::from_millis(GHOST_BOUND_MS)))?;
     socket.bind(&SockAddr::from(address))?;
     Ok(socket)
 }

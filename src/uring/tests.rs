@@ -156,6 +156,17 @@ fn cancel_and_close_in_one_submission_let_the_client_see_the_end() {
 }
 
 #[test]
+fn what_the_peer_has_not_acknowledged_is_told_where_the_kernel_can() {
+    let mut ring = ring();
+    let (_listener, _client, slot) = connection(&mut ring);
+    push(&mut ring, Entry::unacknowledged(slot, 7));
+    let told = await_op(&mut ring, Op::Option);
+    // A kernel before 6.7 has no such command.
+    assert!(told.result <= 0, "{}", told.result);
+    assert_eq!((told.data.index(), told.data.generation()), (slot, 7));
+}
+
+#[test]
 fn a_peek_tells_silence_from_data_and_takes_nothing() {
     let mut ring = ring();
     let (_listener, mut client, slot) = connection(&mut ring);

@@ -1,6 +1,6 @@
 //! Thousands of members in one thread: sockets that never block, swept one after the other, with pings answered on the way.
 
-use crate::support::{RawPeer, Server, parse_frame, source_address};
+use crate::support::{RawPeer, parse_frame, source_address};
 use serde_json::json;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -9,11 +9,6 @@ use std::net::{SocketAddr, TcpStream};
 pub(crate) struct Member {
     stream: TcpStream,
     unread: Vec<u8>,
-    next_seq: u64,
-    /// Broadcasts that it has got.
-    pub(crate) broadcasts: u64,
-    /// Bytes that it has got.
-    pub(crate) bytes: u64,
     /// The code of the server's close frame, or 0 for an end without one.
     pub(crate) closed: Option<u16>,
 }
@@ -40,7 +35,7 @@ impl Member {
         }
         let (stream, unread) = peer.into_parts();
         stream.set_nonblocking(true).expect("it can be set");
-        Member { stream, unread, next_seq: rooms.len() as u64 + 1, broadcasts: 0, bytes: 0, closed: None }
+        Member { stream, unread, closed: None }
     }
 
     /// Reads what is there, up to a number of bytes, and answers pings.
@@ -53,7 +48,6 @@ impl Member {
                 Ok(0) => self.closed = Some(0),
                 Ok(count) => {
                     taken += count;
-                    self.bytes += count as u64;
                     self.unread.extend_from_slice(&chunk[..count]);
                     self.handle_frames();
                 }
@@ -61,14 +55,6 @@ impl Member {
                 Err(_) => self.closed = Some(0),
             }
         }
-    }
-
-    /// Publishes.
-    pub(crate) fn broadcast(&mut self, room: &str, data: &str) {
-        let seq = self.next_seq;
-        self.next_seq += 1;
-        let text = format!(r#"{{"type":"broadcast","roomId":"{room}","data":"{data}","seq":{seq}}}"#);
-        self.write(&RawPeer::frame(0x81, text.as_bytes()));
     }
 
     /// Sends a close frame.
@@ -87,7 +73,6 @@ impl Member {
         while let Some((frame, taken)) = parse_frame(&self.unread[at..]) {
             at += taken;
             match frame.opcode() {
-                1 if frame.payload.starts_with(br#"{"type":"broadcast""#) => self.broadcasts += 1,
                 8 => self.closed = Some(frame.close_code().unwrap_or(1005)),
                 9 => self.write(&RawPeer::frame(0x8a, &frame.payload)),
                 _ => {}
@@ -104,12 +89,4 @@ impl Member {
             self.closed.get_or_insert(0);
         }
     }
-}
-
-/// A figure of `/proc/PID/status` in bytes.
-pub(crate) fn process_bytes(server: &Server, field: &str) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).expect("the server runs");
-    let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).expect("the kernel tells it");
-    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().expect("it is in KiB");
-    kib * 1_024
 }

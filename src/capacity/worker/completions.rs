@@ -2,11 +2,15 @@
 
 use super::{End, Event, Reading, State, Worker};
 use crate::capacity::client::Heard;
+use crate::capacity::clock::{MILLISECOND, Nanos};
 use crate::capacity::outbox::{Due, Outbox};
 use crate::capacity::stream::{Incoming, Violation};
 use crate::uring::{Completion, Op};
 use crate::ws::Opcode;
 use std::io;
+
+/// How much of the time in which nothing was there, or the load generator was late, a slow reader makes up for.
+const TRICKLE_CREDIT: Nanos = 250 * MILLISECOND;
 
 impl Worker {
     pub(super) fn handle_completion(
@@ -95,9 +99,14 @@ impl Worker {
         if completion.more() {
             return Ok(());
         }
-        let socket = &self.sockets[connection as usize];
+        let socket = &mut self.sockets[connection as usize];
         if socket.reading == Reading::Trickle {
-            let at = self.outbox.now() + self.config.trickle.1;
+            let (bytes, every) = self.config.trickle;
+            let now = self.outbox.now();
+            // A short read is followed sooner, and one that was late is made up for: the rate is what was asked for.
+            let pause = every * completion.result.max(0) as Nanos / Nanos::from(bytes);
+            socket.read_due = socket.read_due.max(now.saturating_sub(TRICKLE_CREDIT)) + pause;
+            let at = socket.read_due.max(now);
             self.outbox.set_timer(at, connection, Due::Read, socket.generation);
             return Ok(());
         }

@@ -94,3 +94,47 @@ fn a_reader_that_drains_its_backlog_slowly_is_alive() {
     assert!(!world.clients[b].closed);
     world.end_all();
 }
+
+/// Its unread input keeps it from being silent, so it would stay for ever.
+#[test]
+fn an_echo_that_reads_nothing_at_all_is_ended_in_the_end() {
+    let mut world = world(1);
+    let client = world.echo(0);
+    world.clients[client].incoming_max = 1_000;
+    world.clients[client].reads = 0;
+    for _ in 0..20 {
+        world.send_frame(client, Opcode::Binary, &[7; 500]);
+        world.run();
+    }
+    assert_eq!(world.sum(|stats| stats.pauses), 1);
+    world.pass(GHOST_BOUND_MS + 10_000);
+    assert_eq!(world.closes(CloseReason::SlowConsumer), 1);
+    world.end_all();
+}
+
+/// So slow that its ping waits in the kernel beyond the timeout, and no room for more is told meanwhile: only what the kernel still
+/// holds shows that it reads.
+#[test]
+fn a_peer_that_reads_behind_a_full_socket_is_alive_and_one_that_stopped_is_not() {
+    let mut world = world(1);
+    let (slow, other) = (world.v1(0, "slow"), world.v1(0, "other"));
+    world.say(slow, &[WATCH]);
+    world.say(other, &[WATCH]);
+    world.pass(5_000);
+    let client = &mut world.clients[slow];
+    (client.reads, client.incoming_max, client.writable_below) = (0, 10_000, 1);
+    let data = "x".repeat(900);
+    for seq in 2..30 {
+        world.say(other, &[&format!(r#"{{"type":"broadcast","roomId":"r","data":"{data}","seq":{seq}}}"#)]);
+    }
+    for _ in 0..45 {
+        world.clients[slow].reads = 150;
+        world.tick(1_000);
+        world.clients[slow].reads = 0;
+        world.run();
+    }
+    assert_eq!(world.sum(|stats| stats.ghosts_reaped), 0, "it reads 150 bytes a second");
+    world.pass(GHOST_BOUND_MS);
+    assert_eq!(world.closes(CloseReason::NoPong), 1);
+    world.end_all();
+}

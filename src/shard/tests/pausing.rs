@@ -109,3 +109,73 @@ fn a_home_that_is_flooded_by_its_own_clients_still_takes_commands_of_others() {
     world.run();
     world.end_all();
 }
+
+/// Lanes that take one command at a time, and more of them on both shards than fit for a long time: nobody may be passed again and
+/// again by those that came later, wherever they are connected.
+#[test]
+fn commands_that_wait_for_a_flooded_home_have_their_turns() {
+    const COMMANDS: u64 = 60;
+    let mut world = world(2, Some(4));
+    let room = world.room_at(1);
+    let clients: Vec<usize> = (0..12).map(|index| world.v1(index % 2, "ann")).collect();
+    for &client in &clients {
+        world.say(client, &[&join(&room, 1)]);
+        world.take_frames(client);
+    }
+    for &client in &clients {
+        for seq in 2..2 + COMMANDS {
+            world.send(client, &publish(&room, seq));
+        }
+    }
+    let mut acked = vec![1; clients.len()];
+    while !acked.contains(&(COMMANDS + 1)) {
+        assert!(world.round(), "everything stands still");
+        for (acked, &client) in acked.iter_mut().zip(&clients) {
+            let mut acks = world.take(client).into_iter().filter(|message| message["type"] == "ack");
+            *acked = acks.next_back().map_or(*acked, |ack| ack["seq"].as_u64().expect("a number"));
+        }
+    }
+    assert!(acked.iter().all(|&acked| acked > COMMANDS / 2), "some wait while others are done: {acked:?}");
+    world.run();
+    world.end_all();
+}
+
+/// A home whose room is always wanted by its own clients tells presence and takes leaves all the same.
+#[test]
+fn leaves_and_presence_have_their_turns_at_a_flooded_home() {
+    let mut world = world(2, Some(4));
+    let room = world.room_at(1);
+    let watcher = world.v1(0, "watcher");
+    world.say(watcher, &[&format!(r#"{{"type":"join_room","roomId":"{room}","presence":true,"seq":1}}"#)]);
+    let leavers = [world.v1(0, "far"), world.v1(1, "near")];
+    let near: Vec<usize> = (0..6).map(|index| world.v1(index % 2, "ann")).collect();
+    for &client in near.iter().chain(&leavers) {
+        world.say(client, &[&join(&room, 1)]);
+    }
+    world.pass(2_000);
+    world.take(watcher);
+    let mut sent = 1;
+    let mut flood = |world: &mut World, rounds: usize| {
+        for _ in 0..rounds {
+            sent += 10;
+            for &client in &near {
+                for seq in sent - 9..=sent {
+                    world.send(client, &publish(&room, seq));
+                }
+            }
+            world.round();
+        }
+    };
+    flood(&mut world, 50);
+    for leaver in leavers {
+        world.send_close(leaver, Some(1000));
+    }
+    flood(&mut world, 50);
+    world.tick(1_000);
+    flood(&mut world, 50);
+    let told = world.take(watcher).into_iter().filter(|message| message["type"] == "presence_diff");
+    let left: usize = told.map(|diff| diff["leaves"].as_array().map_or(0, Vec::len)).sum();
+    assert_eq!(left, 2, "those that left are still there for the watcher");
+    world.run();
+    world.end_all();
+}

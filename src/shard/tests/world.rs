@@ -55,6 +55,7 @@ pub(super) struct Driver {
     collected: Vec<(Transmit, Vec<u8>)>,
     resumes: Vec<Key>,
     probes: Vec<Key>,
+    measures: Vec<(Key, usize)>,
     overdue: usize,
 }
 
@@ -95,6 +96,8 @@ pub(super) struct Client {
     /// Bytes that the server's kernel holds for the client.
     incoming: VecDeque<u8>,
     pub(super) incoming_max: usize,
+    /// The socket is told to take bytes again only when it holds fewer than this.
+    pub(super) writable_below: usize,
     /// The server has finished its direction.
     pub(super) finished: bool,
     /// The server has closed the socket.
@@ -113,10 +116,14 @@ pub(super) struct Client {
 }
 
 impl Client {
+    fn is_writable(&self) -> bool {
+        self.incoming.len() < self.incoming_max.min(self.writable_below)
+    }
+
     /// Whether the driver has something to tell the core of it.
     fn has_event(&self, now: Now) -> bool {
         !self.accepted
-            || (self.awaits_writable && self.incoming.len() < self.incoming_max)
+            || (self.awaits_writable && self.is_writable())
             || (self.end == Some(Ended::Error) && !self.end_told)
             || (!self.end_told && !self.paused && (self.end.is_some() || !self.outgoing.is_empty()))
             || self.hung_up.is_some_and(|due| due <= now.mono)
@@ -161,6 +168,7 @@ impl World {
                     collected: Vec::new(),
                     resumes: Vec::new(),
                     probes: Vec::new(),
+                    measures: Vec::new(),
                     overdue: 0,
                 }
             })
@@ -220,6 +228,7 @@ impl World {
             heard: false,
             incoming: VecDeque::new(),
             incoming_max: 1 << 20,
+            writable_below: usize::MAX,
             finished: false,
             closed: false,
             reads: usize::MAX,
@@ -421,7 +430,11 @@ impl World {
         let driver = &mut self.drivers[shard];
         driver.overdue = if is_due(driver) { driver.overdue + 1 } else { 0 };
         assert!(driver.overdue < 10_000, "a deadline stays due however often it is handled");
-        happened || driver.shard.has_output() || !driver.resumes.is_empty() || !driver.probes.is_empty()
+        happened
+            || driver.shard.has_output()
+            || !driver.resumes.is_empty()
+            || !driver.probes.is_empty()
+            || !driver.measures.is_empty()
     }
 
     /// Submits what was collected and settles it.
@@ -462,6 +475,9 @@ impl World {
     fn sockets(&mut self, shard: usize) -> bool {
         let mut happened = false;
         let now = self.now;
+        for (key, bytes) in std::mem::take(&mut self.drivers[shard].measures) {
+            self.drivers[shard].shard.handle_measured(key, bytes as u32);
+        }
         for key in std::mem::take(&mut self.drivers[shard].probes) {
             let Some(id) = self.client_of(shard, key) else { continue };
             let client = &self.clients[id];
@@ -510,7 +526,7 @@ impl World {
             return true;
         }
         let mut happened = false;
-        if client.awaits_writable && client.incoming.len() < client.incoming_max {
+        if client.awaits_writable && client.is_writable() {
             client.awaits_writable = false;
             core.handle_writable(now, key);
             happened = true;
@@ -656,8 +672,12 @@ impl World {
     }
 
     fn act(&mut self, shard: usize, action: Action) {
-        let (Action::Close(key) | Action::Finish(key) | Action::Probe(key) | Action::AwaitWritable(key) | Action::Resume(key)) =
-            action;
+        let (Action::Close(key)
+        | Action::Finish(key)
+        | Action::Probe(key)
+        | Action::Measure(key)
+        | Action::AwaitWritable(key)
+        | Action::Resume(key)) = action;
         let id = self.client_of(shard, key).expect("actions name current connections");
         let client = &mut self.clients[id];
         match action {
@@ -670,6 +690,7 @@ impl World {
                 client.heard = false;
                 self.drivers[shard].probes.push(key);
             }
+            Action::Measure(_) => self.drivers[shard].measures.push((key, client.incoming.len())),
             Action::AwaitWritable(_) => client.awaits_writable = true,
             Action::Resume(_) => self.drivers[shard].resumes.push(key),
         }
