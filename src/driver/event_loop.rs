@@ -21,7 +21,7 @@ use crate::limits::{
 };
 use crate::shard::{Key, Order, Shard, ShardConfig, ShardId, Taken, Transmit};
 use crate::time::{Millis, Now};
-use crate::uring::{BuffersConfig, Entry, Op, Ring, RingConfig, Send, Wait};
+use crate::uring::{BuffersConfig, Entry, Op, Ring, RingConfig, Send, Wait, memory};
 use crossbeam_channel::Receiver;
 use std::collections::VecDeque;
 use std::io;
@@ -31,6 +31,8 @@ use std::time::Duration;
 
 /// Time between two publications of a shard's numbers, in ms.
 const PUBLISH_MS: u64 = 100;
+/// Time after which what was freed is given back to the kernel, in ms.
+const RETURN_FREED_MS: u64 = 1_000;
 /// Time for which the loop must have stood still for deadlines to move, in ms.
 const STALL_MS: u64 = 200;
 /// Time after the end of a drain at which a shard ends with sockets still open, in ms.
@@ -87,7 +89,8 @@ pub(super) struct EventLoop {
     /// Something has happened that is not published yet.
     dirty: bool,
     published_at: Millis,
-    returned_at: Millis,
+    /// When memory that was freed is to be given back to the kernel; `None` if nothing has happened since it was.
+    return_due: Option<Millis>,
 }
 
 impl EventLoop {
@@ -133,7 +136,7 @@ impl EventLoop {
             finished: false,
             dirty: true,
             published_at: Millis(0),
-            returned_at: Millis(0),
+            return_due: None,
             shared,
         })
     }
@@ -160,6 +163,7 @@ impl EventLoop {
             self.shard.handle_turn_end(self.now);
             self.drain()?;
             self.check_finished();
+            self.return_freed_if_due();
             self.publish_if_due();
             if self.shared.has_finished() {
                 // The last closes go out; the ring's end closes what is left.
@@ -338,7 +342,7 @@ impl EventLoop {
         let publish = self.dirty.then(|| self.published_at.after(PUBLISH_MS));
         let hangup = self.hangups.front().map(|&(at, _)| at);
         let drain = self.drain_by.filter(|_| !self.finished);
-        let deadlines = [self.shard.poll_timeout(), self.accepting.retry_at(), nap, publish, hangup, drain];
+        let deadlines = [self.return_due, self.shard.poll_timeout(), self.accepting.retry_at(), nap, publish, hangup, drain];
         match deadlines.into_iter().flatten().min() {
             None => Wait::Forever,
             Some(due) => {
@@ -368,6 +372,16 @@ impl EventLoop {
         }
     }
 
+    /// Gives back what was freed, some time after the turn that has last done anything.
+    fn return_freed_if_due(&mut self) {
+        if self.return_due.is_some_and(|due| due <= self.now.mono) {
+            self.return_due = None;
+            memory::return_freed();
+        } else if self.dirty && self.return_due.is_none() {
+            self.return_due = Some(self.now.mono.after(RETURN_FREED_MS));
+        }
+    }
+
     /// Puts a copy of all numbers where the control plane reads them. If it is reading just now, the next turn does it.
     fn publish(&mut self) {
         let Ok(mut slot) = self.shared.snapshots[usize::from(self.id.0)].try_lock() else { return };
@@ -390,10 +404,6 @@ impl EventLoop {
         driver.clone_from(stats);
         self.dirty = false;
         self.published_at = self.now.mono;
-        if self.now.mono.since(self.returned_at) >= 1_000 {
-            self.returned_at = self.now.mono;
-            crate::uring::memory::return_freed();
-        }
     }
 }
 

@@ -71,7 +71,10 @@ pub(crate) struct Outbound {
 
 impl Outbound {
     pub(crate) fn new() -> Self {
-        Outbound { scratch: Vec::with_capacity(SCRATCH_BYTES), ..Outbound::default() }
+        // Touched now: what is used again and again is part of the process at rest, not of its growth.
+        let mut scratch = vec![1; SCRATCH_BYTES];
+        scratch.clear();
+        Outbound { scratch, ..Outbound::default() }
     }
 
     /// Whether there is something to send, or something that follows only once what was sent is settled.

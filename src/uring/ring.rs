@@ -378,7 +378,12 @@ impl Ring {
 
     /// The oldest completion that was not handed out yet.
     pub fn next_completion(&mut self) -> Option<Completion> {
-        self.reaped.pop_front()
+        let completion = self.reaped.pop_front();
+        if self.reaped.is_empty() {
+            // From the start again: else the queue would wander through all of its memory, and through the cache.
+            self.reaped.clear();
+        }
+        completion
     }
 
     /// Completions that were reaped and not handed out yet.
