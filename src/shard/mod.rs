@@ -128,6 +128,8 @@ pub struct Shard {
     session_generation: u32,
     windows: Slab<PooledWindow>,
     free_windows: Vec<PooledWindow>,
+    /// The fewest windows that lay unused since the last trim.
+    idle_windows: usize,
     detached: VecDeque<(Millis, SessionId)>,
     reorders: VecDeque<(Millis, SessionId)>,
     acks: Vec<SessionId>,
@@ -219,6 +221,7 @@ impl Shard {
             session_generation: 0,
             windows: Slab::new(),
             free_windows: Vec::new(),
+            idle_windows: 0,
             detached: VecDeque::new(),
             reorders: VecDeque::new(),
             acks: Vec::new(),
@@ -310,8 +313,9 @@ impl Shard {
         if self.trim_at().is_some_and(|due| due <= now.mono) {
             self.trim_due = now.mono.after(TRIM_EVERY_MS);
             self.out.frames.pool.trim();
-            let kept = self.free_windows.len() / 2;
-            self.free_windows.truncate(kept);
+            let spare = self.idle_windows.min(self.free_windows.len());
+            self.free_windows.drain(..spare);
+            self.idle_windows = self.free_windows.len();
         }
     }
 

@@ -244,6 +244,7 @@ impl Shard {
         if self.sessions[index].window.is_none() {
             let acked = self.sessions[index].acked;
             let mut pooled = self.free_windows.pop().unwrap_or_default();
+            self.idle_windows = self.idle_windows.min(self.free_windows.len());
             pooled.window.start(acked);
             self.sessions[index].window = WindowIndex(self.windows.insert(pooled) as u32);
         }
