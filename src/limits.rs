@@ -61,6 +61,9 @@ pub const REORDER_FAILURES_MAX: u8 = 3;
 pub const COALESCE_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of the scratch that coalesced sends of one submission share. Full: the driver submits and settles, then goes on.
 pub const SCRATCH_BYTES: usize = 1024 * 1024;
+/// Bytes of frames that are encoded in one loop turn, each counted once however many it is for. At it the rest of the turn's input
+/// waits for the next turn, so that a burst of input does not become a burst of memory.
+pub const TURN_BYTES_MAX: usize = 256 * 1024;
 /// Deliveries of fan-out in one loop turn, per shard. At it the passes pause until the next turn (about 2 µs a delivery).
 pub const FANOUT_PER_TURN: usize = 4_096;
 /// Fan-out passes that wait on one shard. At it the shard takes no further consequence until one is done.

@@ -6,8 +6,6 @@
 
 mod support;
 
-#[path = "long/echo_load.rs"]
-mod echo_load;
 #[path = "long/ghost.rs"]
 mod ghost;
 #[path = "long/incident.rs"]
@@ -37,9 +35,8 @@ fn main() {
         ["mesh-flood"] => mesh::run(),
         ["slow-reader"] => reader::run(),
         ["past-nofile"] => past_nofile::run(),
-        // Started by `past-nofile` and by the shell checks.
+        // Started by `past-nofile`.
         ["hold", address, count, base] => past_nofile::hold(address, count, base),
-        ["echo-load", address] => echo_load::run(address),
         words => panic!("unknown check {words:?}"),
     }
 }

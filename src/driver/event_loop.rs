@@ -240,6 +240,9 @@ impl EventLoop {
 
     fn handle_events(&mut self) -> io::Result<()> {
         for _ in 0..COMPLETIONS_PER_TURN {
+            if self.shard.is_turn_full() {
+                break;
+            }
             let Some(completion) = self.ring.next_completion() else { break };
             self.dirty = true;
             self.handle_completion(&completion)?;

@@ -6,6 +6,7 @@
 use super::arena::{FrameIndex, NodeIndex, SessionIndex, StashIndex};
 use super::dispatch::Held;
 use crate::close::CloseReason;
+use crate::protocol::Dialect;
 use crate::time::Tick;
 use crate::ws::Assembler;
 use std::collections::VecDeque;
@@ -58,6 +59,8 @@ impl Flags {
     pub(crate) const FINISHED: Flags = Flags(1 << 12);
     /// It was upgraded: it counts as a connection in the metrics.
     pub(crate) const UPGRADED: Flags = Flags(1 << 13);
+    /// Its session's `acked` is to be told with this turn.
+    pub(crate) const ACK_DUE: Flags = Flags(1 << 15);
 
     /// The answer to its upgrade request is not sent whole: nothing else may come in its place.
     pub(crate) const GREETING: Flags = Flags(1 << 14);
@@ -106,6 +109,11 @@ impl Connection {
         state: State::Free,
         reason: CloseReason::Eof,
     };
+
+    /// What an open connection speaks.
+    pub(crate) fn dialect(&self) -> Dialect {
+        if self.flags.has(Flags::PLAIN) { Dialect::Plain } else { Dialect::V1 }
+    }
 }
 
 /// A frame in a backlog.

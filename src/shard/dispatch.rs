@@ -11,7 +11,7 @@ use super::local::Stage;
 use super::mesh::{Ask, Position, What};
 use super::presence::read_cursor;
 use super::seam::Key;
-use super::session::NO_CONNECTION;
+use super::session::{NO_CONNECTION, UNNUMBERED};
 use crate::close::CloseReason;
 use crate::protocol::encode::{self, ErrorFrame, Welcome};
 use crate::protocol::id64::read_id64;
@@ -120,14 +120,10 @@ impl Shard {
     }
 
     fn handle_numbered(&mut self, now: Now, slot: u32, session: SessionIndex, seq: u64, decoded: &Decoded<'_>, text: &str) -> Took {
+        let dialect = self.connections[slot as usize].dialect();
         let record = &mut self.sessions[session];
-        let dialect = record.dialect;
-        if !record.numbered {
-            record.numbered = true;
-            if dialect == Dialect::Plain {
-                // The client may have counted on over its own reconnects.
-                record.acked = seq - 1;
-            }
+        if record.acked == UNNUMBERED {
+            record.acked = seq - 1;
         }
         if record.window.is_none() {
             match protocol::judge(record.acked, seq) {
@@ -187,7 +183,7 @@ impl Shard {
 
     fn answer_duplicate(&mut self, slot: u32, session: SessionIndex, seq: u64) {
         self.stats.duplicates += 1;
-        match self.sessions[session].dialect {
+        match self.connections[slot as usize].dialect() {
             Dialect::V1 => self.ack(session),
             Dialect::Plain => {
                 let expected_seq = match self.sessions[session].window.is_some() {
@@ -244,7 +240,7 @@ impl Shard {
                 return Took::Done;
             }
         };
-        let is_v1 = self.sessions[session].dialect == Dialect::V1;
+        let is_v1 = self.connections[slot as usize].dialect() == Dialect::V1;
         let unnumbered = seq.is_none() && is_v1;
         let id = envelope.id;
         match &envelope.command {
@@ -564,7 +560,7 @@ impl Shard {
             }
             let is_paused = self.connections[slot as usize].flags.has(Flags::PAUSED);
             if !is_paused {
-                let dialect = self.sessions[session].dialect;
+                let dialect = self.connections[slot as usize].dialect();
                 match self.window_of(session).expire(dialect, now.mono, age) {
                     Expired::Nothing => {}
                     Expired::Freed { expected, received } => self.send_nack(slot, expected, received),
@@ -598,8 +594,10 @@ impl Shard {
         for id in gaps.drain(..) {
             let Some(session) = self.resolve_session(id) else { continue };
             let slot = self.sessions[session].connection;
-            let is_v1 = self.sessions[session].dialect == Dialect::V1;
-            if slot == NO_CONNECTION || self.sessions[session].window.is_none() || !is_v1 {
+            if slot == NO_CONNECTION || self.sessions[session].window.is_none() {
+                continue;
+            }
+            if self.connections[slot as usize].dialect() == Dialect::Plain {
                 continue;
             }
             if let Some((expected, received)) = self.window_of(session).poll_nack() {

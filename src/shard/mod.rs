@@ -128,11 +128,12 @@ pub struct Shard {
     session_generation: u32,
     windows: Slab<PooledWindow>,
     free_windows: Vec<PooledWindow>,
-    /// The fewest windows that lay unused since the last trim.
-    idle_windows: usize,
+    /// The fewest windows that lay unused since the pools were last trimmed.
+    free_windows_idle: usize,
     detached: VecDeque<(Millis, SessionId)>,
     reorders: VecDeque<(Millis, SessionId)>,
-    acks: Vec<SessionId>,
+    /// Slots whose session has something to acknowledge.
+    acks: Vec<u32>,
     gaps: Vec<SessionId>,
     progressed: Vec<SessionId>,
     users: Users,
@@ -221,7 +222,7 @@ impl Shard {
             session_generation: 0,
             windows: Slab::new(),
             free_windows: Vec::new(),
-            idle_windows: 0,
+            free_windows_idle: 0,
             detached: VecDeque::new(),
             reorders: VecDeque::new(),
             acks: Vec::new(),
@@ -313,9 +314,9 @@ impl Shard {
         if self.trim_at().is_some_and(|due| due <= now.mono) {
             self.trim_due = now.mono.after(TRIM_EVERY_MS);
             self.out.frames.pool.trim();
-            let spare = self.idle_windows.min(self.free_windows.len());
+            let spare = self.free_windows_idle.min(self.free_windows.len());
             self.free_windows.drain(..spare);
-            self.idle_windows = self.free_windows.len();
+            self.free_windows_idle = self.free_windows.len();
         }
     }
 

@@ -15,7 +15,7 @@ use super::frames::Frames;
 use super::seam::{Action, Ended, Key, Source, Taken, Transmit};
 use super::stats::MemoryUse;
 use crate::close::CloseReason;
-use crate::limits::{COALESCE_BYTES_MAX, SCRATCH_BYTES};
+use crate::limits::{COALESCE_BYTES_MAX, SCRATCH_BYTES, TURN_BYTES_MAX};
 use crate::time::Now;
 use crate::ws::{self, Opcode};
 use std::collections::VecDeque;
@@ -52,6 +52,8 @@ pub(crate) struct Outbound {
     free_nodes: Vec<NodeIndex>,
     /// Frames with a reference of the turn.
     turn_frames: Vec<FrameIndex>,
+    /// Invariant: the sum of their lengths.
+    turn_bytes: usize,
     /// Invariant: whether a frame is in `turn_frames`, by frame index.
     in_turn: Vec<bool>,
     dirty: VecDeque<u32>,
@@ -104,6 +106,7 @@ impl Outbound {
         if !self.in_turn[index] {
             self.in_turn[index] = true;
             self.turn_frames.push(frame);
+            self.turn_bytes += self.frames.length(frame);
             self.frames.hold(frame);
         }
     }
@@ -157,6 +160,14 @@ impl Outbound {
         let tail = connection.pending;
         let head = self.nodes[tail.0 as usize].next;
         self.gathered.clear();
+        if head == tail {
+            // One frame waits, as for most members of a room.
+            let Node { frame, next } = &mut self.nodes[head.0 as usize];
+            *next = NodeIndex::NONE;
+            connection.pending = NodeIndex::NONE;
+            self.gathered.push(*frame);
+            return (head, self.frames.length(*frame));
+        }
         let (mut last, mut node, mut bytes) = (head, head, 0);
         loop {
             let Node { frame, next } = self.nodes[node.0 as usize];
@@ -277,6 +288,11 @@ impl Shard {
         let frame = self.out.frames.make(&mut self.stats, &[bytes]);
         self.push_frame(slot, frame);
         self.release_frame(frame);
+    }
+
+    /// Whether so much was encoded in this turn that it should go out before anything more is handed over.
+    pub fn is_turn_full(&self) -> bool {
+        self.out.turn_bytes >= TURN_BYTES_MAX
     }
 
     /// The next send, at most one a connection and submission; `None` if there is none before settled.
@@ -513,16 +529,23 @@ impl Shard {
             if !self.is_current(key) {
                 continue;
             }
-            self.connections[key.slot as usize].flags.clear(Flags::IN_FLIGHT);
+            let connection = &mut self.connections[key.slot as usize];
+            connection.flags.clear(Flags::IN_FLIGHT);
             match origin {
-                Origin::Pending(_) => self.connections[key.slot as usize].flags.clear(Flags::GREETING),
+                Origin::Pending(_) => {
+                    connection.flags.clear(Flags::GREETING);
+                    if connection.state == State::Open && !connection.flags.has(Flags::PAUSED) {
+                        // Nothing waits for this: most sends end here.
+                        continue;
+                    }
+                }
                 Origin::Backlog => {
                     self.shorten_backlog(now, key.slot, length);
                     self.after_backlog(key.slot);
                 }
                 Origin::Short(_) => {}
             }
-            self.after_sent(now, key.slot);
+            self.after_sent(key.slot);
         }
         self.out.in_flight = in_flight;
         self.out.dirty.extend(self.out.again.drain(..));
@@ -532,6 +555,7 @@ impl Shard {
         self.out.has_sequel = false;
         if self.out.dirty.is_empty() {
             let mut frames = std::mem::take(&mut self.out.turn_frames);
+            self.out.turn_bytes = 0;
             for frame in frames.drain(..) {
                 self.out.in_turn[frame.0 as usize] = false;
                 self.out.frames.release(&mut self.stats, frame);
@@ -553,7 +577,7 @@ impl Shard {
     }
 
     /// Nothing is in flight for a connection: what waited for that.
-    fn after_sent(&mut self, now: Now, slot: u32) {
+    fn after_sent(&mut self, slot: u32) {
         let connection = &self.connections[slot as usize];
         let key = Key { slot, generation: connection.generation };
         if connection.flags.has(Flags::ECHO) && connection.flags.has(Flags::PAUSED) && !self.is_echo_full(slot) {
@@ -569,7 +593,6 @@ impl Shard {
             connection.flags.set(Flags::FINISHED);
             self.actions.push_back(Action::Finish(key));
         }
-        let _ = now;
     }
 
     /// The socket takes bytes again.

@@ -3,6 +3,7 @@
 
 use super::Shard;
 use super::arena::{MembershipIndex, SessionIndex, UserIndex, WindowIndex};
+use super::connection::Flags;
 use super::local::Stage;
 use super::mesh::{Ask, SessionId, What};
 use super::stats::MemoryUse;
@@ -21,13 +22,16 @@ pub(crate) enum Phase {
     Ending,
 }
 
+/// In place of `acked`: no number has come yet. Above every number on the wire.
+pub(crate) const UNNUMBERED: u64 = u64::MAX;
+
 /// No connection.
 pub(crate) const NO_CONNECTION: u32 = u32::MAX;
 
 /// A session.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Session {
-    /// All commands up to it are decided.
+    /// All commands up to it are decided; `UNNUMBERED` in a plain session that has sent no number.
     pub(crate) acked: u64,
     pub(crate) generation: u32,
     /// The slot of its connection, or `NO_CONNECTION`.
@@ -41,13 +45,8 @@ pub(crate) struct Session {
     /// Invariant: memberships that name it.
     pub(crate) rooms: u16,
     pub(crate) phase: Phase,
-    /// It has sent a numbered command.
-    pub(crate) numbered: bool,
-    /// It is in the list of sessions to acknowledge with this turn.
-    pub(crate) ack_due: bool,
     /// It is in the list of sessions whose early commands are watched.
     pub(crate) watched: bool,
-    pub(crate) dialect: Dialect,
 }
 
 /// A window in the pool or in use.
@@ -81,7 +80,8 @@ impl Shard {
         };
         self.session_generation = self.session_generation.wrapping_add(1);
         let session = Session {
-            acked: 0,
+            // A plain client may have counted on over its own reconnects: its first number is where it begins.
+            acked: if dialect == Dialect::Plain { UNNUMBERED } else { 0 },
             generation: self.session_generation,
             connection: slot,
             user,
@@ -89,10 +89,7 @@ impl Shard {
             window: WindowIndex::NONE,
             rooms: 0,
             phase: Phase::Attached,
-            numbered: false,
-            ack_due: false,
             watched: false,
-            dialect,
         };
         let Some(index) = self.sessions.insert(session) else {
             self.users.release(&mut self.stats, user);
@@ -244,7 +241,7 @@ impl Shard {
         if self.sessions[index].window.is_none() {
             let acked = self.sessions[index].acked;
             let mut pooled = self.free_windows.pop().unwrap_or_default();
-            self.idle_windows = self.idle_windows.min(self.free_windows.len());
+            self.free_windows_idle = self.free_windows_idle.min(self.free_windows.len());
             pooled.window.start(acked);
             self.sessions[index].window = WindowIndex(self.windows.insert(pooled) as u32);
         }
@@ -302,23 +299,26 @@ impl Shard {
 
     /// Has what is decided acknowledged with this turn.
     pub(crate) fn ack(&mut self, index: SessionIndex) {
-        let session = &mut self.sessions[index];
-        if session.dialect == Dialect::V1 && !session.ack_due {
-            session.ack_due = true;
-            let id = self.session_id(index);
-            self.acks.push(id);
+        let slot = self.sessions[index].connection;
+        if slot == NO_CONNECTION {
+            return;
+        }
+        let flags = &mut self.connections[slot as usize].flags;
+        if !flags.has(Flags::PLAIN) && !flags.has(Flags::ACK_DUE) {
+            flags.set(Flags::ACK_DUE);
+            self.acks.push(slot);
         }
     }
 
     /// Sends the acknowledgements of this turn, one a session.
     pub(crate) fn send_acks(&mut self) {
         let mut acks = std::mem::take(&mut self.acks);
-        for id in acks.drain(..) {
-            let Some(index) = self.resolve_session(id) else { continue };
-            let session = &mut self.sessions[index];
-            session.ack_due = false;
-            let (slot, acked) = (session.connection, session.acked);
-            if slot != NO_CONNECTION {
+        for slot in acks.drain(..) {
+            let connection = &mut self.connections[slot as usize];
+            // A connection that has ended since then has lost the flag, or its slot has a new one without it.
+            if connection.flags.has(Flags::ACK_DUE) && connection.session.is_some() {
+                connection.flags.clear(Flags::ACK_DUE);
+                let acked = self.sessions[connection.session].acked;
                 self.send_json(slot, |out| encode::write_ack(out, acked));
             }
         }
@@ -330,3 +330,6 @@ impl Shard {
 const FREE_WINDOWS_MAX: usize = 256;
 /// Bytes that a window's buffers may have to be kept.
 const FREE_WINDOW_BYTES_MAX: usize = 4 * 1024;
+
+// The density of idle connections rests on it.
+const _: () = assert!(size_of::<Option<Session>>() == 32);
