@@ -7,9 +7,9 @@ use crate::time::TICK_MS;
 
 // ---- the wire ---------------------------------------------------------------------------------------------------------------
 
-/// Bytes of an upgrade request, request line and headers. Above: 431 and close.
+/// Bytes of an upgrade request, request line and headers: room for cookies and tokens. Above: 431 and close.
 pub const REQUEST_HEAD_BYTES_MAX: usize = 8 * 1024;
-/// Headers of an upgrade request. Above: 431 and close.
+/// Headers of an upgrade request: far more than browsers and proxies send. Above: 431 and close.
 pub const REQUEST_HEADERS_MAX: usize = 64;
 /// Time from accept to a complete upgrade, and from there to the `connect` frame, in ms. Above: close. Ends a header drip.
 pub const HANDSHAKE_DEADLINE_MS: u64 = 10_000;
@@ -102,24 +102,27 @@ pub const SUBMISSION_ENTRIES: u32 = 4_096;
 pub const COMPLETION_ENTRIES: u32 = 32_768;
 /// Completions handled in one turn. At it the rest waits for the next turn.
 pub const COMPLETIONS_PER_TURN: usize = 8_192;
-/// Receive buffers of a shard; with `INC` each serves many small receives.
+/// Receive buffers of a shard; with `INC` each serves many small receives. All taken: receives end with ENOBUFS, and are armed again
+/// when a buffer is free.
 pub const RECEIVE_BUFFERS: u16 = 32;
-/// Bytes of one receive buffer.
+/// Bytes of one receive buffer: one message of the default size. A longer one comes in pieces.
 pub const RECEIVE_BUFFER_BYTES: u32 = 64 * 1024;
 /// Unread bytes that the driver keeps for all paused connections of a shard. Above: the largest is closed with 4103.
 pub const STASH_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Places for sockets that are being refused, per shard. At it accepting pauses, so that a refusal can still be said.
 pub const REFUSALS_IN_FLIGHT_MAX: usize = 256;
-/// Unsent bytes that the kernel queues for a socket (`TCP_NOTSENT_LOWAT`): what a ping may have to wait behind.
+/// Unsent bytes that the kernel queues for a socket (`TCP_NOTSENT_LOWAT`): what a ping may have to wait behind. Above: the socket is
+/// not writable, and what is to be sent waits in the connection's own queue.
 pub const NOTSENT_LOWAT_BYTES: u32 = 16 * 1024;
 /// Bytes that a socket's send buffer may hold (`SO_SNDBUF`; the kernel doubles it): what a peer that acknowledges nothing pins.
+/// Full: as above.
 pub const SEND_BUFFER_BYTES: usize = 64 * 1024;
-/// Pending connections of a listener; the kernel clips it to `net.core.somaxconn`.
+/// Pending connections of a listener; the kernel clips it to `net.core.somaxconn`. Above: SYNs are dropped and tried again by the peer.
 pub const LISTEN_BACKLOG: i32 = 65_535;
 
 // ---- rooms and presence -----------------------------------------------------------------------------------------------------
 
-/// Window over which presence changes of a room are joined into one diff, in ms.
+/// Window over which presence changes of a room are joined into one diff, in ms. Who comes and goes within it is not told.
 pub const PRESENCE_COALESCE_MS: u64 = 250;
 /// The same for rooms above [`PRESENCE_SLOW_MEMBERS`], and the period of `counts`.
 pub const PRESENCE_COALESCE_SLOW_MS: u64 = 1_000;
@@ -129,22 +132,24 @@ pub const PRESENCE_SLOW_MEMBERS: u32 = 100;
 pub const ROOM_IDLE_MS: u64 = 600_000;
 /// Rooms without members that a shard keeps. Above: the oldest is forgotten early, and counted.
 pub const ROOMS_IDLE_MAX: usize = 65_536;
-/// Longest time that a change waits between two shards under load, in ms: an allowance in the ghost bound.
+/// Time that a change may wait between two shards under load, in ms: an allowance in the ghost bound. Nothing is cut off at it.
 pub const MESH_DELAY_MS: u64 = 500;
 /// The ghost bound: a vanished peer is gone from every presence within this time, in ms.
 pub const GHOST_BOUND_MS: u64 = 30_000;
 
 // ---- memory -----------------------------------------------------------------------------------------------------------------
 
-/// Bytes of records that one connection may take: connection, session, one membership with presence, its user.
+/// Bytes of records that one connection may take: connection, session, one membership with presence, its user. What more rooms take
+/// is charged to the flexible memory.
 pub const CONNECTION_BYTES_MAX: usize = 256;
-/// Bytes of an upgrade in flight: its partial head and its answer.
+/// Bytes of an upgrade in flight: its partial head and its answer. A share of the memory plan; what one takes is bounded by its head.
 pub const HANDSHAKE_BYTES_MAX: usize = REQUEST_HEAD_BYTES_MAX + 1024;
-/// Bytes of the process itself: program, allocator, control plane.
+/// Bytes of the process itself: program, allocator, control plane. A share of the memory plan.
 pub const PROCESS_BYTES: usize = 8 * 1024 * 1024;
-/// Smallest budget for what is not reserved: assemblers, backlogs, reorder buffers, presence state, rooms.
+/// Smallest budget in bytes for what is not reserved: assemblers, backlogs, reorder buffers, presence state, rooms. Below: the start
+/// is refused.
 pub const FLEX_BYTES_MIN: usize = 8 * 1024 * 1024;
-/// The same when `--memory-max` does not say.
+/// That budget where `--memory-max` does not say.
 pub const FLEX_BYTES_DEFAULT: usize = 256 * 1024 * 1024;
 
 /// What an operator may set. [`Limits::default`] is PROTOCOL §8.
@@ -167,13 +172,13 @@ pub struct Limits {
     pub presence_members_max: usize,
     /// Bytes of the presence state of a connection. Above: `error` `state_too_large`.
     pub presence_state_bytes_max: usize,
-    /// Silence after which a connection in a room is pinged, in ms.
+    /// Silence after which a connection in a room is pinged, in ms. A part of the ghost bound.
     pub heartbeat_ms: u64,
-    /// Silence after which a connection in no room is pinged, in ms.
+    /// Silence after which a connection in no room is pinged, in ms: it is in no presence list, so this may be longer.
     pub heartbeat_idle_ms: u64,
-    /// Time for the answer to a ping, in ms.
+    /// Time for the answer to a ping, in ms. Above: the socket is probed, and closed with 4201 if it is silent.
     pub timeout_ms: u64,
-    /// How long an abnormally closed session keeps its presence, in ms.
+    /// How long an abnormally closed session keeps its presence, in ms. At it the others are told that it left.
     pub presence_grace_ms: u64,
     /// See [`REORDER_AGE_MS`].
     pub reorder_age_ms: u64,

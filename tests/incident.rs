@@ -98,7 +98,7 @@ fn a_client_that_answers_pings_is_never_cut_off(setup: &Setup) {
 }
 
 fn a_closed_tab_leaves_presence_at_once(setup: &Setup) {
-    let server = setup.start(&[]);
+    let server = setup.start(&["--presence-grace", "4s"]);
     let mut watcher = server.client("watcher");
     let joined = watcher.join_present("r");
     let mut roster = Roster::from_join(&mut watcher, &joined);

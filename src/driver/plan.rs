@@ -67,8 +67,9 @@ impl fmt::Display for PlanError {
             PlanError::Descriptors { connections_max, shards, slots, limit, shards_enough, connections_possible } => {
                 write!(
                     f,
-                    "{connections_max} connections on {shards} shard(s) need {slots} slots each, and a ring can have {limit} \
-                     (RLIMIT_NOFILE); run `ulimit -n {slots}`"
+                    "{connections_max} connections on {shards} {} need {slots} slots each, and a ring can have {limit} \
+                     (RLIMIT_NOFILE); run `ulimit -n {slots}`",
+                    if *shards == 1 { "shard" } else { "shards" }
                 )?;
                 if let Some(enough) = shards_enough {
                     write!(f, ", or start with `--shards {enough}`")?;

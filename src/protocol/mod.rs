@@ -2,7 +2,7 @@
 //!
 //! Everything here is pure: text in, values out; values in, bytes out. It knows no connection, no room and no clock.
 //! - [`scan`] reads JSON text strictly and without allocating.
-//! - [`command`] turns a client's message into a [`Command`](command::Command), or says what is wrong with it.
+//! - [`command`] turns a client's message into a [`Command`], or says what is wrong with it.
 //! - [`encode`] writes what the server says; [`member`] the pieces that presence is made of.
 //! - [`error_code`] is the table of everything that an `error` frame can mean.
 //! - [`sequence`] decides when a sequenced command has its turn.

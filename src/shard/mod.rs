@@ -16,7 +16,7 @@
 //! | `audit` [`stats`] | what is counted, and whether it adds up |
 //! | `arena` `timer_wheel` `random` | tables, timers, numbers |
 //!
-//! Invariants: memory per connection is bounded by constants; whatever a connection causes is freed in [`ending`]; a home never
+//! Invariants: memory per connection is bounded by constants; whatever a connection causes is freed in `ending`; a home never
 //! waits in the middle of a command; a message costs no allocation once warm.
 #![forbid(unsafe_code)]
 

@@ -95,11 +95,12 @@ pub fn effective(config: &Config, machine: &Machine) -> Result<Effective, Config
     let bound = limits.ghost_bound_ms();
     if bound > GHOST_BOUND_MS {
         warnings.push(format!(
-            "heartbeat {} + timeout {} + presence-grace {}: a vanished peer may now stay in presence for {}, where {} is the default's bound",
+            "heartbeat {} + timeout {} + presence-grace {}: a vanished peer may stay in presence for {}; with the defaults it is gone within {}",
             format_duration(limits.heartbeat_ms),
             format_duration(limits.timeout_ms),
             format_duration(limits.presence_grace_ms),
-            format_duration(bound),
+            // Whole seconds, rounded up: a bound to plan with.
+            format_duration(bound.next_multiple_of(1_000)),
             format_duration(GHOST_BOUND_MS)
         ));
     }
