@@ -201,7 +201,7 @@ fn the_readmes_flags_are_known_to_the_binary() {
 #[cfg(feature = "server")]
 fn help_of_the_binary(subcommand: &str) -> Option<String> {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_throng"));
-    let output = command.args([subcommand, "--help"]).output().expect("the binary can be started");
+    let output = command.args(subcommand.split(' ')).arg("--help").output().expect("the binary can be started");
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 

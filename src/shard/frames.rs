@@ -17,6 +17,8 @@ use std::collections::VecDeque;
 const CLASS_MIN: u32 = 6;
 const CLASS_MAX: u32 = 17;
 const CLASSES: usize = (CLASS_MAX - CLASS_MIN + 1) as usize;
+/// Entries up to which a table of buffers or frames stays as it is between two bursts.
+const ENTRIES_KEPT: usize = 64;
 /// Lent buffers that are looked at when one is needed: so that one that is held for long does not stand before the others.
 const LENT_LOOKS: usize = 4;
 
@@ -60,10 +62,14 @@ impl BufferPool {
         for (class, idle) in self.classes.iter_mut().zip(&mut self.idle) {
             let spare = (*idle).min(class.len());
             self.bytes -= class.drain(..spare).map(|buffer| buffer.capacity()).sum::<usize>();
-            class.shrink_to(2 * class.len());
+            if class.capacity() > 4 * class.len().max(ENTRIES_KEPT) {
+                class.shrink_to(2 * class.len().max(ENTRIES_KEPT));
+            }
             *idle = class.len();
         }
-        self.lent.shrink_to(2 * self.lent.len());
+        if self.lent.capacity() > 4 * self.lent.len().max(ENTRIES_KEPT) {
+            self.lent.shrink_to(2 * self.lent.len().max(ENTRIES_KEPT));
+        }
     }
 
     /// Whether it keeps anything.
@@ -151,7 +157,9 @@ impl Frames {
     /// Gives back what was not needed for a while: pooled buffers, and the tail of the table.
     pub(crate) fn trim(&mut self) {
         self.pool.trim();
-        self.frames.shrink_to_fit();
+        if self.frames.capacity() > 4 * self.frames.len().max(ENTRIES_KEPT) {
+            self.frames.shrink_to_fit();
+        }
     }
 
     /// Makes a frame of `parts`, with one reference, the caller's.

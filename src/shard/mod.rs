@@ -76,6 +76,8 @@ use user::Users;
 /// Memberships that a shard has places for, per connection slot. Beyond: `error` `room_unavailable`.
 const MEMBERSHIPS_PER_SLOT: usize = 8;
 
+/// Entries up to which the queues to the driver stay as they are between two bursts.
+const QUEUE_KEPT: usize = 256;
 /// Time between two looks at what the pools did not need, in ms.
 const TRIM_EVERY_MS: u64 = 1_000;
 
@@ -311,8 +313,8 @@ impl Shard {
         if self.trim_at().is_some_and(|due| due <= now.mono) {
             self.trim_due = now.mono.after(TRIM_EVERY_MS);
             self.out.trim();
-            self.mesh.shrink_to(64.max(self.mesh.len()));
-            self.actions.shrink_to(64.max(self.actions.len()));
+            self.mesh.shrink_to(QUEUE_KEPT);
+            self.actions.shrink_to(QUEUE_KEPT);
             let spare = self.free_windows_idle.min(self.free_windows.len());
             self.free_windows.drain(..spare);
             self.free_windows_idle = self.free_windows.len();

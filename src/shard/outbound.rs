@@ -27,7 +27,7 @@ struct Node {
 }
 
 /// Entries up to which a table stays as it is between two bursts.
-const NODES_KEPT: usize = 1_024;
+const NODES_KEPT: usize = 256;
 
 /// What a send in flight was made from.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +53,8 @@ pub(crate) struct Outbound {
     pub(crate) frames: Frames,
     nodes: Vec<Node>,
     free_nodes: Vec<NodeIndex>,
+    /// The most nodes in use at a time since the last trim.
+    nodes_peak: usize,
     /// Frames with a reference of the turn.
     turn_frames: Vec<FrameIndex>,
     /// Invariant: the sum of their lengths.
@@ -90,16 +92,19 @@ impl Outbound {
     /// Gives back what a burst took: tables whose entries are all free, and pooled buffers.
     pub(crate) fn trim(&mut self) {
         self.frames.trim();
-        if self.nodes.len() == self.free_nodes.len() && self.nodes.len() > NODES_KEPT {
+        let needed = 4 * self.nodes_peak.max(NODES_KEPT);
+        if self.nodes.len() == self.free_nodes.len() && self.nodes.len() > needed {
             self.nodes = Vec::new();
             self.free_nodes = Vec::new();
         }
-        if self.turn_frames.is_empty() && self.in_turn.len() > NODES_KEPT {
+        if self.turn_frames.is_empty() && self.in_turn.len() > needed {
             self.in_turn = Vec::new();
         }
+        self.nodes_peak = 0;
     }
 
     fn node(&mut self, frame: FrameIndex, next: NodeIndex) -> NodeIndex {
+        self.nodes_peak = self.nodes_peak.max(self.nodes.len() + 1 - self.free_nodes.len());
         let node = Node { frame, next };
         match self.free_nodes.pop() {
             Some(index) => {

@@ -51,8 +51,9 @@ pub(crate) fn unknown_flags(text: &str, help: impl Fn(&str) -> Option<String>) -
     for command in commands(text) {
         let Some(arguments) = arguments_of_throng(&command) else { continue };
         // Without a subcommand it serves.
-        let subcommand = arguments.first().filter(|word| !word.starts_with('-')).map_or("serve", String::as_str);
-        let Some(help) = help(subcommand) else {
+        let words: Vec<&str> = arguments.iter().take_while(|word| !word.starts_with('-')).map(String::as_str).collect();
+        let subcommand = if words.is_empty() { "serve".to_owned() } else { words.join(" ") };
+        let Some(help) = help(&subcommand) else {
             unknown.push(format!("throng {subcommand}"));
             continue;
         };
