@@ -85,13 +85,8 @@ impl Shard {
             RequestError::HeadTooLarge => Refusal::HeadTooLarge,
             RequestError::HttpVersion => Refusal::HttpVersion,
         };
-        let headers: &[(&str, &str)] = match error {
-            RequestError::Method => &[("Allow", "GET")],
-            RequestError::UpgradeRequired => &[("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")],
-            RequestError::BadRequest(_) | RequestError::HeadTooLarge | RequestError::HttpVersion => &[],
-        };
         let body = format!("{}\n", error.message());
-        self.refuse(now, slot, refusal, error.status(), headers, &body);
+        self.refuse(now, slot, refusal, error.status(), error.headers(), &body);
     }
 
     /// Answers a whole request. True if the connection is upgraded now.

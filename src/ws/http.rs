@@ -67,14 +67,18 @@ impl RequestError {
         }
     }
 
-    /// Appends the whole answer, with the headers that its status requires (RFC 9110 §15.5.6, §15.5.22, RFC 6455 §4.4).
-    pub fn write_response(self, out: &mut Vec<u8>) {
-        let headers: &[(&str, &str)] = match self {
+    /// The headers that the status requires (RFC 9110 §15.5.6, §15.5.22, RFC 6455 §4.4).
+    pub const fn headers(self) -> &'static [(&'static str, &'static str)] {
+        match self {
             RequestError::Method => &[("Allow", "GET")],
             RequestError::UpgradeRequired => &[("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")],
             RequestError::BadRequest(_) | RequestError::HeadTooLarge | RequestError::HttpVersion => &[],
-        };
-        write_response(out, self.status(), headers, self.message());
+        }
+    }
+
+    /// Appends the whole answer.
+    pub fn write_response(self, out: &mut Vec<u8>) {
+        write_response(out, self.status(), self.headers(), self.message());
     }
 }
 
