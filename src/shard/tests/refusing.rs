@@ -175,21 +175,44 @@ fn a_refusal_that_comes_after_the_end_leaves_no_membership() {
     }
 }
 
-/// The answer to a leave comes when the session is over.
+/// The answer to a leave comes when the session is over, or within its grace.
 #[test]
 fn a_leave_that_is_answered_after_the_end_is_not_owed_again() {
-    let mut world = world(2, Limits::default());
-    let room = world.room_at(1);
-    let client = world.v1(0, "ann");
-    world.say(client, &[&join(&room, 1)]);
-    world.stalled.insert((1, 0));
-    world.say(client, &[&format!(r#"{{"type":"leave_room","roomId":"{room}","seq":2}}"#)]);
-    world.end(client, Ended::Error);
-    world.run();
-    world.stalled.clear();
-    world.pass(world.limits.presence_grace_ms + 1_000);
-    assert_eq!(world.sum(|stats| stats.room_leave_failures), 0);
-    assert_eq!(world.sum(|stats| stats.sessions), 0);
+    for code in [Some(1000), Some(4900), None] {
+        let mut world = world(2, Limits::default());
+        let room = world.room_at(1);
+        let client = world.v1(0, "ann");
+        world.say(client, &[&join(&room, 1)]);
+        world.stalled.insert((1, 0));
+        world.say(client, &[&format!(r#"{{"type":"leave_room","roomId":"{room}","seq":2}}"#)]);
+        match code {
+            Some(_) => world.send_close(client, code),
+            None => world.end(client, Ended::Error),
+        }
+        world.run();
+        world.stalled.clear();
+        world.pass(world.limits.presence_grace_ms + 1_000);
+        assert_eq!(world.sum(|stats| stats.room_leave_failures), 0);
+        assert_eq!(world.sum(|stats| stats.sessions), 0);
+        world.end_all();
+    }
+}
+
+/// An anonymous client is its session's own user.
+#[test]
+fn a_client_without_a_name_is_listed_under_one_of_its_own() {
+    let mut world = world(1, Limits::default());
+    let client = world.open_socket(0, true);
+    world.request(client, "/ws", Some("throng.v1"));
+    world.say(client, &[r#"{"type":"connect"}"#, &join("r", 1), r#"{"type":"presence","roomId":"r","id":1}"#]);
+    let got = world.take(client);
+    let session = got[0]["sessionId"].as_str().expect("a session").to_owned();
+    let answer = got.iter().find(|message| message["id"] == 1).expect("an answer");
+    assert_eq!(answer["members"][0]["user"], format!("~{session}"), "{answer}");
+    world.say(client, &[r#"{"type":"broadcast","roomId":"r","data":1,"echo":true,"seq":2}"#]);
+    let got = world.take(client);
+    let publication = got.iter().find(|message| message["type"] == "broadcast").expect("its copy");
+    assert_eq!(publication["from"]["user"], format!("~{session}"));
     world.end_all();
 }
 

@@ -158,7 +158,7 @@ fn an_echo_sends_text_back_as_text() {
     world.end_all();
 }
 
-/// Each of these members gets one send of two frames, and all of them are more than the scratch holds at once.
+/// Each of these members gets one send of many frames, and all of them are more than the scratch holds at once.
 #[test]
 fn more_than_the_scratch_holds_goes_out_in_several_submissions() {
     const MEMBERS: usize = 150;
@@ -175,16 +175,20 @@ fn more_than_the_scratch_holds_goes_out_in_several_submissions() {
         }
         world.run();
         members.iter().for_each(|&member| drop(world.take_frames(member)));
-        for number in 2..8 {
-            let padding = "p".repeat(3_900);
+        for number in 2..32 {
+            let padding = "p".repeat(350);
             world.send(
                 publisher,
                 &format!(r#"{{"type":"broadcast","roomId":"r","data":{{"n":{number},"p":"{padding}"}},"seq":{number}}}"#),
             );
         }
+        // An answer of its own in front makes each member's send another: equal ones would share their place.
+        for (number, &member) in members.iter().enumerate() {
+            world.send(member, &format!(r#"{{"type":"ping","t":{number}}}"#));
+        }
         world.run();
         for &member in &members {
-            assert_eq!(numbers(&mut world, member), (2..8).collect::<Vec<_>>());
+            assert_eq!(numbers(&mut world, member), (2..32).collect::<Vec<_>>());
         }
         world.end_all();
     }
