@@ -342,6 +342,7 @@ impl Shard {
         }
         record.presence = presence;
         self.locals[local.0 as usize].home_room = room;
+        self.set_watches(membership, !matches!(roster, Roster::Unasked));
         if stage == Stage::Abandoned {
             self.owe(membership);
             self.give_roster(roster);
