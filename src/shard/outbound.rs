@@ -559,6 +559,10 @@ impl Shard {
             match origin {
                 Origin::Pending(_) => {
                     connection.flags.clear(Flags::GREETING);
+                    if connection.stash.is_some() {
+                        let stash = &mut self.stashes[connection.stash.0 as usize];
+                        stash.unacknowledged = stash.unacknowledged.map(|bytes| bytes.saturating_add(length));
+                    }
                     if connection.state == State::Open && !connection.flags.has(Flags::PAUSED) {
                         // Nothing waits for this: most sends end here.
                         continue;
@@ -598,7 +602,7 @@ impl Shard {
         }
         connection.flags.clear(Flags::BACKLOGGED);
         self.backlogged -= 1;
-        self.release_stash(slot);
+        self.forget_measure(slot);
     }
 
     /// Nothing is in flight for a connection: what waited for that.
