@@ -6,6 +6,11 @@
 //! Invariant: an index is live from `insert` to `remove`; using one outside of that is a bug of the caller, caught by the
 //! occupancy check of each access.
 
+use crate::planted::{Bug, is_planted};
+
+/// Which place [`Bug::SlotFreedTwice`] is about: one that some tables use.
+const PLACE_FREED_TWICE: usize = 7;
+
 /// A 32-bit index of one kind of record. `NONE` is no record.
 pub(crate) trait Index: Copy + Eq {
     fn new(index: usize) -> Self;
@@ -104,6 +109,9 @@ impl<I: Index, T> Arena<I, T> {
     pub(crate) fn remove(&mut self, index: I) -> T {
         let record = self.records[index.at()].take().expect("removed a record that is not live");
         self.free.push(index);
+        if is_planted(Bug::SlotFreedTwice) && index.at() == PLACE_FREED_TWICE {
+            self.free.push(index);
+        }
         record
     }
 

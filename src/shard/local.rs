@@ -13,6 +13,7 @@ use super::mesh::LocalRef;
 use super::seam::ShardId;
 use super::stats::MemoryUse;
 use crate::limits::FANOUT_PER_TURN;
+use crate::planted::{Bug, is_planted};
 use std::collections::VecDeque;
 
 /// Where a membership is in its life.
@@ -205,6 +206,9 @@ impl Shard {
         let membership = self.memberships[index];
         let slot = self.sessions[membership.session].connection;
         let room = &mut self.locals[membership.room.0 as usize];
+        if is_planted(Bug::JoinDuringPassDelivers) {
+            room.passes.iter_mut().for_each(|pass| pass.end = room.members.len() as u32 + 1);
+        }
         self.memberships[index].position = room.members.len() as u32;
         room.members.push(Member { slot: slot | if membership.watches { WATCHES } else { 0 }, membership: index });
         self.stats.room_subscriptions += 1;
@@ -222,6 +226,9 @@ impl Shard {
         let room = &mut self.locals[room_index.0 as usize];
         debug_assert_eq!(room.members[position].membership, index);
         self.stats.room_subscriptions -= 1;
+        if !room.passes.is_empty() && is_planted(Bug::LeaveDuringPassStillDelivers) {
+            return;
+        }
         if !room.passes.is_empty() {
             room.members[position].slot = TOMBSTONE;
             room.tombstones += 1;

@@ -16,6 +16,7 @@ use super::seam::{Action, Ended, Key, Source, Taken, Transmit};
 use super::stats::MemoryUse;
 use crate::close::CloseReason;
 use crate::limits::{COALESCE_BYTES_MAX, SCRATCH_BYTES, TURN_BYTES_MAX};
+use crate::planted::{Bug, is_planted};
 use crate::time::Now;
 use crate::ws::{self, Opcode};
 use std::collections::VecDeque;
@@ -220,6 +221,9 @@ impl Outbound {
         if self.scratch.len() + bytes > SCRATCH_BYTES {
             return None;
         }
+        if is_planted(Bug::ScratchReusedBeforeSettle) && self.scratch.len() > 4 * 1024 {
+            self.scratch.clear();
+        }
         let start = self.scratch.len();
         for frame in &self.gathered {
             self.scratch.extend_from_slice(self.frames.bytes(*frame));
@@ -253,7 +257,7 @@ impl Shard {
         let length = self.out.frames.length(frame) as u32;
         let stash = &mut self.stashes[connection.stash.0 as usize];
         self.out.frames.hold(frame);
-        if control {
+        if control || is_planted(Bug::SendPastBacklog) {
             let place = (stash.first_sent > 0) as u32 + stash.controls;
             stash.controls += 1;
             stash.backlog.insert((place as usize).min(stash.backlog.len()), Queued { frame, length });
@@ -271,7 +275,7 @@ impl Shard {
         let connection = &mut self.connections[slot as usize];
         // What an echo has queued is what was read of it before its socket was seen to be full: one turn's input at most.
         let is_bounded = connection.flags.has(Flags::ECHO) || connection.queue_bytes as usize <= self.send_queue_bytes_max;
-        if !is_bounded && !connection.flags.has(Flags::OVERFLOWED) {
+        if !is_bounded && !is_planted(Bug::SendQueueBoundIgnored) && !connection.flags.has(Flags::OVERFLOWED) {
             connection.flags.set(Flags::OVERFLOWED);
             self.overflowed.push(Key { slot, generation: connection.generation });
         }
@@ -571,10 +575,12 @@ impl Shard {
         self.out.in_flight = in_flight;
         self.out.dirty.extend(self.out.again.drain(..));
         self.out.scratch.clear();
-        self.out.copied.clear();
+        if !is_planted(Bug::CopyOutlivesSettle) {
+            self.out.copied.clear();
+        }
         self.out.full = false;
         self.out.has_sequel = false;
-        if self.out.dirty.is_empty() {
+        if self.out.dirty.is_empty() || is_planted(Bug::FrameFreedWhilePending) {
             let mut frames = std::mem::take(&mut self.out.turn_frames);
             self.out.turn_bytes = 0;
             for frame in frames.drain(..) {
@@ -640,7 +646,7 @@ impl Shard {
             return;
         }
         let stash = &mut self.stashes[connection.stash.0 as usize];
-        let keep = usize::from(keep_partial && stash.first_sent > 0);
+        let keep = usize::from(keep_partial && stash.first_sent > 0 && !is_planted(Bug::CloseFrameInsideFrame));
         while stash.backlog.len() > keep {
             let queued = stash.backlog.pop_back().expect("the backlog is longer than what is kept");
             self.stats.release(MemoryUse::Backlog, size_of::<Queued>());
