@@ -90,6 +90,7 @@ impl Shard {
             let connection = &self.connections[slot as usize];
             if !self.is_current(key) || connection.flags.has(Flags::DISCARD) || connection.flags.has(Flags::CLOSE_WHEN_SENT) {
                 self.assemblers.release(&mut assembler);
+                self.recharge_input(slot);
                 return bytes.len();
             }
             if connection.flags.has(Flags::PAUSED) {
@@ -235,9 +236,10 @@ impl Shard {
 
     /// Drops the messages that a connection holds.
     pub(crate) fn drop_held(&mut self, slot: u32) {
-        if self.holds(slot) {
-            let stash = self.connections[slot as usize].stash;
+        let stash = self.connections[slot as usize].stash;
+        if stash.is_some() {
             self.stashes[stash.at()].held.clear();
+            // One that was taken out to be tried, and is what ended the connection, is still charged.
             self.recharge_input(slot);
         }
     }
