@@ -271,6 +271,8 @@ impl Shard {
             return;
         }
         let pooled = &mut self.windows[window.0 as usize];
+        // Numbers that were given up are behind the session too: it has to know them when the window is gone.
+        self.sessions[index].acked = pooled.window.acked();
         if pooled.window.is_idle() {
             self.release_window(index);
             return;
