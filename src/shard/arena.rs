@@ -115,6 +115,30 @@ impl<I: Index, T> Arena<I, T> {
         record
     }
 
+    /// The records that are live, with their indices.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (I, &T)> {
+        self.records.iter().enumerate().filter_map(|(index, record)| Some((I::new(index), record.as_ref()?)))
+    }
+
+    /// Whether each place is live or free, and none is both or free twice; says what is wrong.
+    pub(crate) fn verify(&self) -> Result<(), &'static str> {
+        if self.records.len() > self.capacity {
+            return Err("there are more places than were reserved");
+        }
+        let mut is_free = vec![false; self.records.len()];
+        for index in &self.free {
+            match is_free.get_mut(index.at()) {
+                None => return Err("a place is free that is not there"),
+                Some(true) => return Err("a place is free twice"),
+                Some(mark) => *mark = true,
+            }
+        }
+        match self.records.iter().zip(is_free).all(|(record, is_free)| record.is_none() == is_free) {
+            true => Ok(()),
+            false => Err("a place is both live and free, or neither"),
+        }
+    }
+
     pub(crate) fn get(&self, index: I) -> Option<&T> {
         self.records.get(index.at()).and_then(Option::as_ref)
     }

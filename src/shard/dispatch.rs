@@ -606,7 +606,7 @@ impl Shard {
         }
     }
 
-    fn has_early(&self, session: SessionIndex) -> bool {
+    pub(crate) fn has_early(&self, session: SessionIndex) -> bool {
         let window = self.sessions[session].window;
         window.is_some() && self.windows[window.0 as usize].window.commands_buffered() > 0
     }

@@ -44,11 +44,11 @@ pub(crate) struct HomeRoom {
     /// It has more members than a list may have: watchers get counts.
     pub(crate) counts_only: bool,
     /// Since when it has had no member. Meaningful while `members` is 0, as are the next two.
-    idle_since: Millis,
+    pub(crate) idle_since: Millis,
     /// The rooms that have been without members for a little longer and a little less.
-    idle_previous: HomeIndex,
-    idle_next: HomeIndex,
-    charged: usize,
+    pub(crate) idle_previous: HomeIndex,
+    pub(crate) idle_next: HomeIndex,
+    pub(crate) charged: usize,
 }
 
 /// A join as the home sees it.

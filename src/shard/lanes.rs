@@ -29,7 +29,7 @@ pub(crate) struct LaneState {
     commands: usize,
     consequences: usize,
     /// Messages of each lane that were made and not yet polled: they are not in the lane, but take its places.
-    unpolled: [usize; 2],
+    pub(crate) unpolled: [usize; 2],
     /// Connections that hold a message for which there was no room, each once. Those that have ended may still be among them: at
     /// most twice as many as there are slots in use.
     pub(crate) waiters: VecDeque<Key>,

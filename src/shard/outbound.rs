@@ -22,9 +22,9 @@ use crate::ws::{self, Opcode};
 use std::collections::VecDeque;
 
 #[derive(Clone, Copy, Debug)]
-struct Node {
-    frame: FrameIndex,
-    next: NodeIndex,
+pub(crate) struct Node {
+    pub(crate) frame: FrameIndex,
+    pub(crate) next: NodeIndex,
 }
 
 /// Entries up to which a table stays as it is between two bursts.
@@ -32,7 +32,7 @@ const NODES_KEPT: usize = 256;
 
 /// What a send in flight was made from.
 #[derive(Clone, Copy, Debug)]
-enum Origin {
+pub(crate) enum Origin {
     /// The nodes from here on, to the end of the chain.
     Pending(NodeIndex),
     /// The first frames of the backlog.
@@ -42,30 +42,30 @@ enum Origin {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct InFlight {
-    key: Key,
-    origin: Origin,
-    length: u32,
+pub(crate) struct InFlight {
+    pub(crate) key: Key,
+    pub(crate) origin: Origin,
+    pub(crate) length: u32,
 }
 
 /// Everything about sending that is not of one connection.
 #[derive(Debug, Default)]
 pub(crate) struct Outbound {
     pub(crate) frames: Frames,
-    nodes: Vec<Node>,
-    free_nodes: Vec<NodeIndex>,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) free_nodes: Vec<NodeIndex>,
     /// The most nodes in use at a time since the last trim.
     nodes_peak: usize,
     /// Frames with a reference of the turn.
-    turn_frames: Vec<FrameIndex>,
+    pub(crate) turn_frames: Vec<FrameIndex>,
     /// Invariant: the sum of their lengths.
-    turn_bytes: usize,
+    pub(crate) turn_bytes: usize,
     /// Invariant: whether a frame is in `turn_frames`, by frame index.
-    in_turn: Vec<bool>,
-    dirty: VecDeque<u32>,
+    pub(crate) in_turn: Vec<bool>,
+    pub(crate) dirty: VecDeque<u32>,
     /// Connections with more to send in the next submission.
-    again: Vec<u32>,
-    in_flight: Vec<InFlight>,
+    pub(crate) again: Vec<u32>,
+    pub(crate) in_flight: Vec<InFlight>,
     scratch: Vec<u8>,
     /// The frames whose copy was last made in the scratch, and where: members of a room often get the same ones.
     copied: Vec<FrameIndex>,

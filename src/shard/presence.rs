@@ -29,9 +29,9 @@ pub(crate) struct Presence {
     session_high: u32,
     pub(crate) room: HomeIndex,
     pub(crate) user: UserIndex,
-    previous: PresenceIndex,
-    next: PresenceIndex,
-    state: StateIndex,
+    pub(crate) previous: PresenceIndex,
+    pub(crate) next: PresenceIndex,
+    pub(crate) state: StateIndex,
     pub(crate) watches: bool,
 }
 
@@ -42,7 +42,7 @@ impl Presence {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Change {
+pub(crate) enum Change {
     /// It came and went, or went and came as it was.
     Nothing,
     Joined,
@@ -51,23 +51,23 @@ enum Change {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Entry {
-    session: SessionId,
-    presence: PresenceIndex,
+pub(crate) struct Entry {
+    pub(crate) session: SessionId,
+    pub(crate) presence: PresenceIndex,
     /// Invariant: a reference is held, so that the name of one who left can be told.
-    user: UserIndex,
-    change: Change,
+    pub(crate) user: UserIndex,
+    pub(crate) change: Change,
 }
 
 /// Changes of a room that are not yet told.
 #[derive(Debug, Default)]
 pub(crate) struct Diff {
-    entries: Vec<Entry>,
-    by_session: HashTable<u32>,
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) by_session: HashTable<u32>,
     /// Somebody was shown the members while changes were noted here: what came and went may be in that list, and must be told.
     shown: bool,
     /// Changes were not noted, because counts were all that would be told. A list must be asked for anew.
-    partial: bool,
+    pub(crate) partial: bool,
 }
 
 fn session_hash(session: SessionId) -> u64 {
@@ -75,7 +75,7 @@ fn session_hash(session: SessionId) -> u64 {
 }
 
 impl Diff {
-    fn find(&self, session: SessionId) -> Option<usize> {
+    pub(crate) fn find(&self, session: SessionId) -> Option<usize> {
         self.by_session
             .find(session_hash(session), |&place| self.entries[place as usize].session == session)
             .map(|&place| place as usize)
@@ -105,7 +105,7 @@ impl Shard {
     }
 
     /// The first presence of a user in a room.
-    fn group(&self, room: HomeIndex, user: UserIndex) -> Option<PresenceIndex> {
+    pub(crate) fn group(&self, room: HomeIndex, user: UserIndex) -> Option<PresenceIndex> {
         if user.is_none() {
             return None;
         }

@@ -127,6 +127,38 @@ impl TimerWheel {
         self.current = Tick(now.0 + 1);
     }
 
+    /// Whether every armed timer stands once in the list of its bucket, in the future, and is of somebody who lives; says what is
+    /// wrong.
+    pub(crate) fn verify(&self, is_living: impl Fn(u32) -> bool) -> Result<(), &'static str> {
+        let mut found = 0;
+        for (bucket, &head) in self.heads.iter().enumerate() {
+            if (head != NONE) != (self.occupied[bucket / 64] & (1 << (bucket % 64)) != 0) {
+                return Err("the map of buckets and the buckets differ");
+            }
+            let (mut previous, mut index) = (NONE, head);
+            while index != NONE {
+                let Some(timer) = self.timers.get(index as usize) else { return Err("a list leads to a timer that is not there") };
+                if !Self::is_armed(timer) || timer.previous != previous || Self::bucket(timer.due) != bucket {
+                    return Err("a timer does not stand where it is listed");
+                }
+                if timer.due < self.current {
+                    return Err("a timer is due that was not handed out");
+                }
+                if !is_living(index) {
+                    return Err("a timer is armed for nobody");
+                }
+                // More than are armed can only be a circle.
+                found += 1;
+                if found > self.armed {
+                    return Err("more timers are listed than are armed");
+                }
+                (previous, index) = (index, timer.next);
+            }
+        }
+        let armed = self.timers.iter().filter(|timer| Self::is_armed(timer)).count();
+        if found == self.armed && armed == self.armed { Ok(()) } else { Err("not every armed timer is listed and counted") }
+    }
+
     /// A tick at or before the earliest due timer: when to look again. `None` if nothing is armed.
     ///
     /// It is exact within one lap; a timer that is further away is reported at its bucket's next turn.

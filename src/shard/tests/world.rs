@@ -18,6 +18,8 @@ use std::collections::{HashSet, VecDeque};
 const ROUNDS_MAX: usize = 200_000;
 /// How long a paused connection is kept after its peer's FIN, as the driver does.
 const HANGUP_GRACE_MS: u64 = 1_000;
+/// Turns from one look at everything that a shard holds to the next: a prime, so that each shard has its turn.
+const TURNS_PER_LOOK: u64 = 61;
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
 /// How the world treats its shards.
@@ -143,6 +145,7 @@ pub(super) struct World {
     pub(super) stalled: HashSet<(usize, usize)>,
     /// So many consequences are delivered before one is lost: a bug planted to see the checkers fail.
     pub(super) loses_after: Option<u64>,
+    turns: u64,
 }
 
 fn place(lane: Lane) -> usize {
@@ -184,6 +187,7 @@ impl World {
             limits,
             stalled: HashSet::new(),
             loses_after: None,
+            turns: 0,
         }
     }
 
@@ -193,8 +197,7 @@ impl World {
 
     /// The shard that is home to a room.
     pub(super) fn home_of(&self, room: &str) -> usize {
-        let shard = &self.drivers[0].shard;
-        usize::from(shard.home_of(shard.hash(room)).0)
+        usize::from(self.drivers[0].shard.home_of_room(room).0)
     }
 
     /// The first room of a row of names whose home is `shard`.
@@ -425,8 +428,7 @@ impl World {
         }
         self.drivers[shard].shard.handle_turn_end(now);
         happened |= self.collect(shard);
-        let waiters: usize = self.drivers[shard].shard.lanes.iter().map(|lane| lane.waiters.len()).sum();
-        assert!(waiters <= 2 * self.drivers[shard].slots.len(), "connections wait for lanes many times over: {waiters}");
+        self.verify(shard);
         let driver = &mut self.drivers[shard];
         driver.overdue = if is_due(driver) { driver.overdue + 1 } else { 0 };
         assert!(driver.overdue < 10_000, "a deadline stays due however often it is handled");
@@ -435,6 +437,16 @@ impl World {
             || !driver.resumes.is_empty()
             || !driver.probes.is_empty()
             || !driver.measures.is_empty()
+    }
+
+    /// Sees whether what a shard holds adds up, now and then.
+    fn verify(&mut self, shard: usize) {
+        self.turns += 1;
+        if self.turns.is_multiple_of(TURNS_PER_LOOK)
+            && let Err(what) = self.drivers[shard].shard.verify()
+        {
+            panic!("shard {shard} at turn {}: {what}", self.turns);
+        }
     }
 
     /// Submits what was collected and settles it.
