@@ -1,7 +1,7 @@
 //! Bugs that can be planted in the core, to see that the instruments which judge it would notice them.
 //!
-//! This file names each bug and says whether it is planted. What goes wrong is one line where the real code is, which asks
-//! [`is_planted`]; it knows nothing of how a bug is found. Without the feature `planted` that question is a constant `false`, and the
+//! This file names each bug and says whether it is planted. What goes wrong is a line or two where the real code is, which asks
+//! `is_planted`; it knows nothing of how a bug is found. Without the feature `planted` that question is a constant `false`, and the
 //! compiler leaves nothing of it. With the feature a bug is planted for one thread, by whoever tests; no part of the server does it.
 //!
 //! Invariant: each bug is reached by what clients, sockets and lanes do, without a hand inside the core.
