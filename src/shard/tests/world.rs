@@ -490,6 +490,9 @@ impl World {
         for (key, bytes) in std::mem::take(&mut self.drivers[shard].measures) {
             self.drivers[shard].shard.handle_measured(key, bytes as u32);
         }
+        if self.disorder.shuffles && self.random.below(20) == 0 {
+            self.tell_stale(shard);
+        }
         for key in std::mem::take(&mut self.drivers[shard].probes) {
             let Some(id) = self.client_of(shard, key) else { continue };
             let client = &self.clients[id];
@@ -521,6 +524,20 @@ impl World {
             }
         }
         happened
+    }
+
+    /// Something is told of a slot's last connection, which is over: it has to be ignored, whoever is in the slot now.
+    fn tell_stale(&mut self, shard: usize) {
+        let slot = self.random.below(self.drivers[shard].slots.len() as u64) as usize;
+        let Some(generation) = self.drivers[shard].generations[slot].checked_sub(1) else { return };
+        let key = Key { slot: slot as u32, generation };
+        let core = &mut self.drivers[shard].shard;
+        match self.random.below(4) {
+            0 => core.handle_closed(self.now, key, Ended::Error),
+            1 => core.handle_writable(self.now, key),
+            2 => core.handle_probed(self.now, key, true),
+            _ => drop(core.handle_received(self.now, key, &mut [0xff; 9])),
+        }
     }
 
     fn client_of(&self, shard: usize, key: Key) -> Option<usize> {

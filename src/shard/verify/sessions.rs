@@ -68,8 +68,7 @@ impl Shard {
             }
         }
         holds(session.phase != Phase::Ending || session.rooms > 0, "it is over, waits for nothing, and is kept")?;
-        holds(session.phase != Phase::Ending || session.memberships.is_none(), "it is over and lists memberships")?;
-        holds(session.phase != Phase::Detached || session.rooms > 0, "it is kept for its presence and is nowhere")
+        holds(session.phase != Phase::Ending || session.memberships.is_none(), "it is over and lists memberships")
     }
 
     /// Every window is one session's, and what the session knows of it is true.
