@@ -236,10 +236,9 @@ impl Shard {
 
     /// Drops the messages that a connection holds.
     pub(crate) fn drop_held(&mut self, slot: u32) {
-        let stash = self.connections[slot as usize].stash;
-        if stash.is_some() {
+        if self.holds(slot) {
+            let stash = self.connections[slot as usize].stash;
             self.stashes[stash.at()].held.clear();
-            // One that was taken out to be tried, and is what ended the connection, is still charged.
             self.recharge_input(slot);
         }
     }

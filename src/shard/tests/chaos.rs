@@ -6,7 +6,7 @@
 //! cumulative, arrive, and come after the errors that they cover; what a watcher knows comes to the truth; and when all have gone,
 //! nothing is left.
 //!
-//! `THRONG_SIM_SEED=n` runs one seed, `THRONG_SIM_SEEDS=n` so many. With the feature `planted`, `THRONG_SIM_PLANTED=name` plants a bug.
+//! `THRONG_SIM_SEED=n` runs one seed, `THRONG_SIM_SEEDS=n` so many.
 
 use super::presence::Watched;
 use super::world::{Disorder, World, WorldConfig};
@@ -589,14 +589,6 @@ fn simulate(seed: u64, loses_after: Option<u64>) {
     sim.world.end_all();
 }
 
-#[cfg(feature = "planted")]
-fn plant_what_is_named() {
-    if let Ok(name) = std::env::var("THRONG_SIM_PLANTED") {
-        let bug = crate::planted::Bug::of_name(&name).unwrap_or_else(|| panic!("no bug is named {name}"));
-        crate::planted::plant(Some(bug));
-    }
-}
-
 fn number_of(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().and_then(|text| text.parse().ok())
 }
@@ -607,8 +599,6 @@ fn whatever_clients_and_sockets_do_the_model_holds() {
         Some(seed) => seed..seed + 1,
         None => 0..number_of("THRONG_SIM_SEEDS").unwrap_or(SEEDS),
     };
-    #[cfg(feature = "planted")]
-    plant_what_is_named();
     for seed in seeds {
         if let Err(cause) = std::panic::catch_unwind(|| simulate(seed, None)) {
             eprintln!("seed {seed} fails; run it alone with THRONG_SIM_SEED={seed}");

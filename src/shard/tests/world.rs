@@ -1,7 +1,8 @@
 //! A world of shards with virtual sockets, lanes and a clock that moves only when it is told to.
 //!
 //! The driver here keeps to the contract of [`seam`](crate::shard::seam) and checks the core's side of it: one send a connection
-//! and submission, bytes unmoved until settled, no lane over its places, no output that never ends, no deadline that stays due.
+//! and submission, bytes unmoved until settled, no lane over its places, no output that never ends, no deadline that stays due; and,
+//! now and then, whether everything that a shard holds adds up. With the feature `planted`, `THRONG_PLANTED=name` plants a bug.
 
 use crate::limits::Limits;
 use crate::shard::random::Random;
@@ -148,6 +149,13 @@ pub(super) struct World {
     turns: u64,
 }
 
+/// The bug that whoever runs the tests wants planted in every world.
+#[cfg(feature = "planted")]
+fn planted_by_name() -> Option<crate::planted::Bug> {
+    let name = std::env::var("THRONG_PLANTED").ok()?;
+    Some(crate::planted::Bug::of_name(&name).unwrap_or_else(|| panic!("no bug is named {name}")))
+}
+
 fn place(lane: Lane) -> usize {
     match lane {
         Lane::Command => 0,
@@ -157,6 +165,8 @@ fn place(lane: Lane) -> usize {
 
 impl World {
     pub(super) fn new(config: WorldConfig) -> World {
+        #[cfg(feature = "planted")]
+        crate::planted::plant(planted_by_name());
         let WorldConfig { shards, slots, limits, seed, disorder } = config;
         let now = Now { mono: Millis(1_000_000), wall: WallMillis(1_700_000_000_000) };
         let mut bytes = [0; 32];
