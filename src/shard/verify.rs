@@ -21,6 +21,7 @@ mod sessions;
 use super::Shard;
 use super::seam::{Lane, ShardId};
 use super::stats::MemoryUse;
+use std::fmt;
 
 impl Shard {
     /// Walks everything that the shard holds and says the first thing that does not add up.
@@ -103,7 +104,7 @@ impl Shard {
             for (peer, state) in self.lanes.iter().enumerate() {
                 let to = ShardId(peer as u16);
                 let held = self.mesh.iter().filter(|message| (message.0, message.1) == (to, lane)).count();
-                same(&format!("messages for the {lane:?} lane to shard {peer}"), state.unpolled[lane as usize], held)?;
+                same(format_args!("messages for the {lane:?} lane to shard {peer}"), state.unpolled[lane as usize], held)?;
             }
         }
         Ok(())
@@ -143,7 +144,7 @@ fn check(holds: bool, what: impl FnOnce() -> String) -> Result<(), String> {
 }
 
 /// A count and what was counted are the same.
-fn same(name: &str, counted: usize, held: usize) -> Result<(), String> {
+fn same(name: fmt::Arguments<'_>, counted: usize, held: usize) -> Result<(), String> {
     check(counted == held, || format!("{name}: {counted} are counted, and {held} are there"))
 }
 

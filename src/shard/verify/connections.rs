@@ -46,11 +46,11 @@ impl Shard {
                 sums.input_bytes += stash.charged;
             }
         }
-        same("sockets held", self.stats.sockets_held as usize, sums.sockets)?;
-        same("active connections", self.stats.connections_active as usize, sums.active)?;
-        same("backlogged connections", self.backlogged, sums.backlogged)?;
-        same("bytes for slow sockets", self.stats.send_queue_bytes as usize, sums.queue_bytes)?;
-        same("stashes", self.stashes.len(), sums.stashes)?;
+        same(format_args!("sockets held"), self.stats.sockets_held as usize, sums.sockets)?;
+        same(format_args!("active connections"), self.stats.connections_active as usize, sums.active)?;
+        same(format_args!("backlogged connections"), self.backlogged, sums.backlogged)?;
+        same(format_args!("bytes for slow sockets"), self.stats.send_queue_bytes as usize, sums.queue_bytes)?;
+        same(format_args!("stashes"), self.stashes.len(), sums.stashes)?;
         self.verify_account(MemoryUse::Backlog, sums.queued * size_of::<Queued>())?;
         self.verify_account(MemoryUse::Assembler, sums.input_bytes)
     }
@@ -163,7 +163,7 @@ impl Shard {
         for at in &out.free_nodes {
             check(nodes.mark(at.0 as usize), || "a node is free twice, or free and used".into())?;
         }
-        same("pending nodes", out.nodes.len(), found + out.free_nodes.len())?;
+        same(format_args!("pending nodes"), out.nodes.len(), found + out.free_nodes.len())?;
         let mut dirty = Marks::new(self.connections.len());
         for slot in out.dirty.iter().chain(&out.again) {
             dirty.mark(*slot as usize);
@@ -204,13 +204,17 @@ impl Shard {
         for (_, room) in &self.locals {
             room.passes.iter().try_for_each(|pass| hold(pass.frame, "a pass"))?;
         }
-        same("bytes of the turn", self.out.turn_bytes, turn_bytes)?;
-        same("frames of the turn", self.out.in_turn.iter().filter(|is_in| **is_in).count(), self.out.turn_frames.len())?;
+        same(format_args!("bytes of the turn"), self.out.turn_bytes, turn_bytes)?;
+        same(
+            format_args!("frames of the turn"),
+            self.out.in_turn.iter().filter(|is_in| **is_in).count(),
+            self.out.turn_frames.len(),
+        )?;
         let mut charged = 0;
         for (index, frame) in &frames.frames {
-            same(&format!("references of frame {index}"), frame.references as usize, holders[index] as usize)?;
+            same(format_args!("references of frame {index}"), frame.references as usize, holders[index] as usize)?;
             check(frame.references > 0, || format!("frame {index} is kept for nobody"))?;
-            same(&format!("charge of frame {index}"), frame.charged as usize, charge_of(frame.bytes.len()))?;
+            same(format_args!("charge of frame {index}"), frame.charged as usize, charge_of(frame.bytes.len()))?;
             charged += frame.charged as usize;
         }
         // The ping's frame is no part of the account: it is there for the shard's whole life.

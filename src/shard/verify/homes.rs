@@ -38,10 +38,10 @@ impl Shard {
             });
             verdict.map_err(|what| format!("home of {}: {what}", room.id))?;
         }
-        same("rooms that are found by their id at their home", self.homes_by_id.len(), self.homes.len())?;
-        same("rooms at their home", self.stats.rooms_home as usize, self.homes.len())?;
-        same("presences in rooms", self.presences.len(), members)?;
-        same("users in rooms", self.groups.len(), groups)
+        same(format_args!("rooms that are found by their id at their home"), self.homes_by_id.len(), self.homes.len())?;
+        same(format_args!("rooms at their home"), self.stats.rooms_home as usize, self.homes.len())?;
+        same(format_args!("presences in rooms"), self.presences.len(), members)?;
+        same(format_args!("users in rooms"), self.groups.len(), groups)
     }
 
     /// Walks a room's presences, which name each other both ways and stand together by user.
@@ -127,8 +127,8 @@ impl Shard {
             (previous, at) = (at, room.idle_next);
         }
         check(self.idle_last == previous, || "the list of idle rooms does not end where it is said to".into())?;
-        same("idle rooms in the list", self.homes.iter().filter(|(_, room)| room.members == 0).count(), count)?;
-        same("idle rooms", self.stats.rooms_idle as usize, count)?;
+        same(format_args!("idle rooms in the list"), self.homes.iter().filter(|(_, room)| room.members == 0).count(), count)?;
+        same(format_args!("idle rooms"), self.stats.rooms_idle as usize, count)?;
         check(count <= ROOMS_IDLE_MAX, || format!("{count} idle rooms are kept"))
     }
 
@@ -147,7 +147,7 @@ impl Shard {
             count += 1;
             bytes += state.len();
         }
-        same("presence states", self.states.len(), count)?;
+        same(format_args!("presence states"), self.states.len(), count)?;
         self.verify_account(MemoryUse::PresenceState, bytes)?;
         let mut members = 0;
         for (index, membership) in self.memberships.iter() {
@@ -162,7 +162,7 @@ impl Shard {
             check(is_there, || format!("membership {}: the home here does not know it", index.0))?;
         }
         // What a home here was asked is decided at once, so nothing is between the two.
-        same("presences of sessions here", own, members)
+        same(format_args!("presences of sessions here"), own, members)
     }
 
     /// Users are named by sessions, presences and changes, as often as they count.

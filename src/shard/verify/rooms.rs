@@ -28,9 +28,9 @@ impl Shard {
             passes += room.passes.len();
             charged += room.charged;
         }
-        same("rooms that are found by their id", self.locals_by_id.len(), self.locals.len())?;
-        same("rooms with members", self.stats.rooms_local as usize, self.locals.len())?;
-        same("passes", self.passes, passes)?;
+        same(format_args!("rooms that are found by their id"), self.locals_by_id.len(), self.locals.len())?;
+        same(format_args!("rooms with members"), self.stats.rooms_local as usize, self.locals.len())?;
+        same(format_args!("passes"), self.passes, passes)?;
         check(passes <= PASSES_MAX, || format!("{passes} passes are under way"))?;
         charged += self.homes.iter().map(|(_, room)| room.charged).sum::<usize>();
         self.verify_account(MemoryUse::Rooms, charged)

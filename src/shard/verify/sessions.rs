@@ -26,7 +26,7 @@ impl Shard {
             });
             verdict.map_err(|what| format!("session {place}: {what}"))?;
         }
-        same("detached sessions", self.stats.sessions_detached as usize, detached)?;
+        same(format_args!("detached sessions"), self.stats.sessions_detached as usize, detached)?;
         let mut acks = Marks::new(self.connections.len());
         for slot in &self.acks {
             check(acks.mark(*slot as usize), || format!("connection {slot} is to be acknowledged twice"))?;
@@ -94,7 +94,7 @@ impl Shard {
             };
             verdict.map_err(|what| format!("session {}: {what}", index.0))?;
         }
-        same("windows", self.windows.len(), count)?;
+        same(format_args!("windows"), self.windows.len(), count)?;
         self.verify_account(MemoryUse::Reorder, charged)
     }
 
@@ -133,9 +133,13 @@ impl Shard {
             subscriptions += usize::from(membership.position != NOWHERE);
         }
         for (index, session) in self.sessions.iter() {
-            same(&format!("memberships of session {}", index.0), usize::from(session.rooms), usize::from(rooms[index.0 as usize]))?;
+            same(
+                format_args!("memberships of session {}", index.0),
+                usize::from(session.rooms),
+                usize::from(rooms[index.0 as usize]),
+            )?;
         }
-        same("room subscriptions", self.stats.room_subscriptions as usize, subscriptions)
+        same(format_args!("room subscriptions"), self.stats.room_subscriptions as usize, subscriptions)
     }
 
     /// Every leave that is owed waits once for its own home.
@@ -158,8 +162,8 @@ impl Shard {
             check(last == lane.owed_last, || format!("the leaves owed to shard {home} do not end where they are said to"))?;
         }
         let owed = self.memberships.iter().filter(|(_, membership)| membership.stage == Stage::Owed).count();
-        same("leaves in the queues", owed, count)?;
-        same("leaves owed", self.stats.leaves_owed as usize, owed)
+        same(format_args!("leaves in the queues"), owed, count)?;
+        same(format_args!("leaves owed"), self.stats.leaves_owed as usize, owed)
     }
 
     /// Every connection that holds a message waits for something that will come.
