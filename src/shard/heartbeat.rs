@@ -11,6 +11,7 @@ use super::connection::{Flags, State};
 use super::seam::{Action, Key};
 use super::stats::Refusal;
 use crate::close::CloseReason;
+use crate::planted::{Bug, is_planted};
 use crate::time::{Millis, Now, Tick};
 
 /// Unread bytes from which on a silent peer may be a slow one.
@@ -50,7 +51,7 @@ impl Shard {
     /// A connection entered its first room: its heartbeat may be due sooner than its timer says.
     pub(crate) fn hasten_heartbeat(&mut self, slot: u32, now: Now) {
         let connection = &self.connections[slot as usize];
-        if connection.flags.has(Flags::PINGED) || connection.state != State::Open {
+        if connection.flags.has(Flags::PINGED) || connection.state != State::Open || is_planted(Bug::HeartbeatNotHastened) {
             return;
         }
         let due = connection.last_in.start().after(self.limits.heartbeat_ms).tick_ceil();
@@ -104,6 +105,8 @@ impl Shard {
         } else if connection.flags.has(Flags::PAUSED) {
             // We don't read it: its silence says nothing.
             self.arm(slot, now, timeout);
+        } else if is_planted(Bug::ReapBeforeProbe) {
+            self.handle_probed(now, key, true);
         } else {
             if self.has_measure(slot) {
                 self.actions.push_back(Action::Measure(key));
