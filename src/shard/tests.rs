@@ -17,3 +17,4 @@ mod refusing;
 mod rooms;
 mod sending;
 mod sequence;
+mod verify;
