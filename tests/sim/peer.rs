@@ -381,7 +381,9 @@ impl World<'_> {
         self.peers[id].questions += 1;
         let number = self.peers[id].questions;
         if let Some(view) = self.peers[id].members[room].as_mut().and_then(|member| member.view.as_mut()) {
-            (view.question, view.cursor) = (Some(number), None);
+            // Half of a list is none.
+            view.stale |= view.cursor.take().is_some();
+            view.question = Some(number);
         }
         self.ask_for_page(id, room, number, "");
     }

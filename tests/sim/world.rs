@@ -358,7 +358,8 @@ impl<'plan> World<'plan> {
     fn next_due(&self) -> Option<Millis> {
         let now = self.now.mono;
         let sockets = self.active.iter().map(|id| &self.sockets[*id]);
-        let hangups = sockets.filter(|socket| !socket.closed).filter_map(|socket| socket.hung_up);
+        let told = |socket: &Socket| socket.hung_up.map(|due| due.max(self.drivers[socket.shard].stalled_until));
+        let hangups = sockets.filter(|socket| !socket.closed).filter_map(told);
         let lanes = self.lanes.iter().flatten().filter(|lane| !lane.queue.is_empty() && lane.until > now).map(|lane| lane.until);
         let drivers = self.drivers.iter().filter_map(|driver| match driver.stalled_from {
             Some(_) => Some(driver.stalled_until),
