@@ -7,6 +7,7 @@
 
 use super::connections::Flag;
 use super::event_loop::EventLoop;
+use super::host::Host;
 use super::listener::Step;
 use crate::limits::REFUSALS_IN_FLIGHT_MAX;
 use crate::shard::{Action, Ended, Flow, Key, Received};
@@ -17,7 +18,7 @@ use std::os::fd::AsFd;
 /// How long a paused connection is kept after its peer has finished sending, in ms.
 const HANGUP_GRACE_MS: u64 = 1_000;
 
-impl EventLoop {
+impl<H: Host> EventLoop<H> {
     pub(super) fn handle_completion(&mut self, completion: &Completion) -> io::Result<()> {
         let data = completion.data;
         let key = Key { slot: data.index(), generation: data.generation() };

@@ -12,6 +12,7 @@ pub mod clock;
 mod connections;
 mod event_loop;
 mod events;
+mod host;
 mod listener;
 mod mesh;
 mod pause;
@@ -211,12 +212,12 @@ impl Server {
             id: ShardId(index as u16),
             shared: Arc::clone(&shared),
             mesh,
-            listener,
+            listener: listener.into(),
             mailbox,
             seed,
             limits: options.limits.clone(),
             echo: options.echo,
-            incremental: kernel.incremental_buffers,
+            ring: plan.ring(kernel.incremental_buffers),
         });
         let threads = spawn(parts.collect(), options.pin, &kernel)?;
         Ok(Server { shared, address, kernel, threads })
@@ -309,7 +310,8 @@ fn run(parts: Parts, core: Option<usize>, ready: Sender<Result<(), io::Error>>, 
     if let Some(Err(error)) = core.map(thread::pin) {
         tracing::warn!(shard = parts.id.0, %error, "the shard's thread can't be kept on its core");
     }
-    let made = EventLoop::new(parts);
+    let clock = parts.shared.clock;
+    let made = EventLoop::new(parts, clock);
     let (event_loop, answer) = match made {
         Ok(event_loop) => (Some(event_loop), Ok(())),
         Err(error) => (None, Err(error)),

@@ -13,6 +13,7 @@
 
 pub mod buffers;
 pub mod entry;
+pub mod io;
 pub mod memory;
 pub mod op;
 pub mod probe;
@@ -26,7 +27,11 @@ mod tests;
 
 pub use buffers::{Buffers, BuffersConfig};
 pub use entry::{Entry, SocketOption};
+pub use io::{Io, open};
 pub use op::{Completion, Op, UserData};
 pub use probe::{Kernel, Obstacle};
 pub use ring::{Batch, Full, Ring, RingConfig, RingCounters, Send, Wait};
 pub use waker::Waker;
+
+/// The kernel's io_uring, as [`Io`].
+pub type KernelIo = io_uring::IoUring;
