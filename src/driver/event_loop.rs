@@ -15,11 +15,12 @@ use super::host::Host;
 use super::listener::Accepting;
 use super::mesh::{DECLINED_NAP_MS, Mesh};
 use super::pause::Stashes;
-use super::stats::{DriverStats, Snapshot};
+use super::stats::DriverStats;
 use super::{Mail, Shared};
 use crate::limits::{CLOSE_LINGER_MS, COMPLETIONS_PER_TURN, Limits};
 use crate::shard::{Key, Order, Shard, ShardConfig, ShardId, Taken, Transmit};
 use crate::time::{Millis, Now};
+use crate::uring::planted::{Bug, is_planted};
 use crate::uring::{Entry, Op, Ring, RingConfig, Send, Wait, memory};
 use crossbeam_channel::Receiver;
 use std::collections::VecDeque;
@@ -192,6 +193,24 @@ impl<H: Host> EventLoop<H> {
         Ok(true)
     }
 
+    /// How long the next turn's submission will wait.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(super) fn wait(&self) -> Wait {
+        self.wait
+    }
+
+    /// Whether the next turn's submission brings the kernel anything.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(super) fn has_submissions(&mut self) -> bool {
+        !self.transmits.is_empty() || !self.actions.is_empty() || self.ring.queued() > 0 || self.ring.buffers().has_spent()
+    }
+
+    /// Whether another shard has done something for this one since it last looked, which its sleep would miss.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(super) fn is_owed_a_turn(&self) -> bool {
+        self.mesh.has_news(&self.shard)
+    }
+
     // ---- submit and settle ----------------------------------------------------------------------------------------------
 
     /// Enters the kernel with everything that was collected, then settles it.
@@ -219,8 +238,12 @@ impl<H: Host> EventLoop<H> {
 
     /// Tells the core which sends failed, then that the rest was taken.
     fn settle(&mut self, reaped_before: usize) {
+        if is_planted(Bug::SettledFirst) {
+            self.shard.handle_settled(self.now);
+        }
         if !self.transmits.is_empty() {
-            for completion in self.ring.completions_from(reaped_before) {
+            let missed = usize::from(is_planted(Bug::ShortSendMissed));
+            for completion in self.ring.completions_from(reaped_before + missed) {
                 if completion.data.op() != Op::Send {
                     continue;
                 }
@@ -340,6 +363,9 @@ impl<H: Host> EventLoop<H> {
         }
         let (actions, stats) = (&mut self.actions, &mut self.stats);
         self.mesh.ring_doorbells(&self.shared.doors, |peer, ring| {
+            if is_planted(Bug::DoorbellLost) {
+                return;
+            }
             stats.doorbells += 1;
             actions.push(Entry::doorbell(ring, u32::from(peer.0)));
         });
@@ -404,26 +430,28 @@ impl<H: Host> EventLoop<H> {
 
     /// Puts a copy of all numbers where the control plane reads them. If it is reading just now, the next turn does it.
     fn publish(&mut self) {
-        let Ok(mut slot) = self.shared.snapshots[usize::from(self.id.0)].try_lock() else { return };
-        let counters = self.ring.counters();
-        let stats = &mut self.stats;
-        stats.enters = counters.enters;
-        stats.submissions = counters.submissions;
-        stats.completions = counters.completions;
-        stats.overflows = counters.overflows;
-        stats.submit_retries = counters.submit_retries;
-        stats.slots = self.connections.slot_count() as u64;
-        stats.slots_used = self.connections.open_count() as u64;
-        stats.buffers = self.ring.buffers().count() as u64;
-        stats.buffers_free = self.ring.buffers().take_free_min() as u64;
-        stats.stash_bytes = self.stashes.bytes() as u64;
-        stats.stashes = self.stashes.count() as u64;
-        stats.mesh_waiting = self.mesh.waiting() as u64;
-        let Snapshot { shard, driver } = &mut *slot;
-        shard.clone_from(self.shard.stats());
-        driver.clone_from(stats);
-        self.dirty = false;
-        self.published_at = self.now.mono;
+        let EventLoop { shared, ring, stats, connections, stashes, mesh, shard, id, .. } = self;
+        let counters = ring.counters();
+        let published = shared.snapshots[usize::from(id.0)].try_publish(|snapshot| {
+            stats.enters = counters.enters;
+            stats.submissions = counters.submissions;
+            stats.completions = counters.completions;
+            stats.overflows = counters.overflows;
+            stats.submit_retries = counters.submit_retries;
+            stats.slots = connections.slot_count() as u64;
+            stats.slots_used = connections.open_count() as u64;
+            stats.buffers = ring.buffers().count() as u64;
+            stats.buffers_free = ring.buffers().take_free_min() as u64;
+            stats.stash_bytes = stashes.bytes() as u64;
+            stats.stashes = stashes.count() as u64;
+            stats.mesh_waiting = mesh.waiting() as u64;
+            snapshot.shard.clone_from(shard.stats());
+            snapshot.driver.clone_from(stats);
+        });
+        if published {
+            self.dirty = false;
+            self.published_at = self.now.mono;
+        }
     }
 }
 

@@ -9,7 +9,10 @@
 //! A shard's thread that dies takes the process down: its connections would stay open and be served by nobody.
 
 pub mod clock;
+mod commons;
 mod connections;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod double;
 mod event_loop;
 mod events;
 mod host;
@@ -18,6 +21,7 @@ mod mesh;
 mod pause;
 pub mod plan;
 pub mod stats;
+mod sync;
 
 pub use clock::Clock;
 pub use plan::{Plan, PlanError};
@@ -27,13 +31,13 @@ use crate::limits::Limits;
 use crate::shard::{Order, ShardId};
 use crate::uring::probe::raise_descriptor_limit;
 use crate::uring::{Kernel, Obstacle, Waker, socket, thread};
+use commons::{Admission, Finish, Published};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use event_loop::{EventLoop, Parts};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 /// Orders that wait for one shard; a process is given a handful in its life.
@@ -134,36 +138,34 @@ struct Shared {
     /// By shard.
     posts: Vec<Post>,
     /// By shard: what it last published.
-    snapshots: Vec<Mutex<Snapshot>>,
-    /// Connections that count towards `connections_max`, over all shards.
-    admitted: AtomicUsize,
+    snapshots: Vec<Published<Snapshot>>,
+    /// Connections over all shards.
+    admission: Admission,
     /// Shards that have drained.
-    finished: AtomicUsize,
+    finish: Finish,
 }
 
 impl Shared {
     /// Counts a connection, unless the process has as many as it may.
     fn admit(&self) -> bool {
-        let max = self.plan.connections_max;
-        // Relaxed: it is a count, and no other memory is read by what it says.
-        self.admitted.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| (count < max).then_some(count + 1)).is_ok()
+        self.admission.admit()
     }
 
     /// Takes a counted connection off.
     fn dismiss(&self) {
-        self.admitted.fetch_sub(1, Ordering::Relaxed);
+        self.admission.dismiss();
     }
 
     /// Notes that a shard has drained; the last one wakes the others.
     fn finish(&self) {
-        if self.finished.fetch_add(1, Ordering::SeqCst) + 1 == self.posts.len() {
+        if self.finish.note() {
             self.posts.iter().for_each(|post| post.waker.wake());
         }
     }
 
     /// Whether all shards have drained.
     fn has_finished(&self) -> bool {
-        self.finished.load(Ordering::SeqCst) == self.posts.len()
+        self.finish.is_reached()
     }
 }
 
@@ -203,9 +205,9 @@ impl Server {
             plan,
             doors: (0..plan.shards).map(|_| mesh::Door::default()).collect(),
             posts,
-            snapshots: (0..plan.shards).map(|_| Mutex::default()).collect(),
-            admitted: AtomicUsize::new(0),
-            finished: AtomicUsize::new(0),
+            snapshots: (0..plan.shards).map(|_| Published::default()).collect(),
+            admission: Admission::new(plan.connections_max),
+            finish: Finish::new(plan.shards),
         });
         let parts = mesh::lanes(plan.shards, plan.lane_places).into_iter().zip(listeners).zip(mailboxes);
         let parts = parts.enumerate().map(|(index, ((mesh, listener), mailbox))| Parts {
@@ -245,8 +247,7 @@ impl Server {
 
     /// What each shard last published: at most 100 ms old while it works, and current while it sleeps.
     pub fn snapshots(&self) -> Vec<Snapshot> {
-        let read = |slot: &Mutex<Snapshot>| slot.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        self.shared.snapshots.iter().map(read).collect()
+        self.shared.snapshots.iter().map(Published::read).collect()
     }
 
     /// Gives an order to all shards.
@@ -256,7 +257,7 @@ impl Server {
 
     /// Connections over all shards that count towards `connections_max`.
     pub fn connections(&self) -> usize {
-        self.shared.admitted.load(Ordering::Relaxed)
+        self.shared.admission.count()
     }
 
     /// Shards whose thread has not ended.

@@ -15,6 +15,7 @@
 use super::io::Io;
 use super::memory::Mapping;
 use super::op::Completion;
+use super::planted::{Bug, is_planted};
 use io_uring::cqueue;
 use io_uring::types::BufRingEntry;
 use std::io;
@@ -138,6 +139,9 @@ impl Buffers {
         if self.uses_up(completion) {
             self.places[index] = Place::Spent;
             self.spent.push(id);
+            if is_planted(Bug::BufferRecycledTwice) {
+                self.spent.push(id);
+            }
         } else {
             self.places[index] = Place::Offered((position + length).min(self.config.bytes as usize) as u32);
         }
@@ -161,7 +165,7 @@ impl Buffers {
         }
         // A completion without data (an end of stream) consumes nothing from an incremental buffer, whatever its flags say: kernels
         // from 6.14 to 6.16 leave `F_BUF_MORE` out there, and offering the buffer again would put it into the ring twice.
-        completion.result > 0 && !cqueue::buffer_more(completion.flags)
+        completion.result > 0 && (!cqueue::buffer_more(completion.flags) || is_planted(Bug::BufferRecycledEarly))
     }
 
     /// Notes a completion that was reaped, for the gauge.
@@ -199,6 +203,11 @@ impl Buffers {
         tail.store(self.tail, Ordering::Release);
     }
 
+    /// Whether the next `enter` offers any buffer again.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn has_spent(&self) -> bool {
+        !self.spent.is_empty()
+    }
     /// Buffers that the kernel can still receive into.
     pub fn free(&self) -> usize {
         self.free

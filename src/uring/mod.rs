@@ -12,10 +12,13 @@
 //! Source for everything here: `io_uring_enter(2)`, `io_uring_setup(2)`, `io_uring_register(2)` and the kernel's `io_uring/`.
 
 pub mod buffers;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod double;
 pub mod entry;
 pub mod io;
 pub mod memory;
 pub mod op;
+pub(crate) mod planted;
 pub mod probe;
 pub mod ring;
 pub mod socket;

@@ -12,6 +12,7 @@ use super::buffers::{Buffers, BuffersConfig};
 use super::entry::Entry;
 use super::io::{Io, Queue, open};
 use super::op::{Completion, Op, UserData};
+use super::planted::{Bug, is_planted};
 use io_uring::squeue::Flags;
 use io_uring::types::Fixed;
 use io_uring::{IoUring, opcode, squeue};
@@ -363,6 +364,9 @@ impl<I: Io> Ring<I> {
                 Err(error) => return Err(error),
             }
             self.reap();
+            if is_planted(Bug::CompletionLost) {
+                self.reaped.pop_back();
+            }
         }
         Ok(())
     }
