@@ -52,13 +52,14 @@ mod time {
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// Preemptions in one run of a model. Two are enough for each of the planted faults.
+/// Preemptions in one run of a model, unless `THRONG_PREEMPTIONS` says otherwise.
 const PREEMPTIONS_MAX: usize = 3;
 
 /// Runs a model in all orders.
 fn check(model: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(PREEMPTIONS_MAX);
+    let told = std::env::var("THRONG_PREEMPTIONS").ok().map(|text| text.parse().expect("THRONG_PREEMPTIONS is a number"));
+    builder.preemption_bound = Some(told.unwrap_or(PREEMPTIONS_MAX));
     builder.max_branches = 20_000;
     builder.check(model);
 }
