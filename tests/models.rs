@@ -19,6 +19,7 @@
 //!
 //! Sequentially consistent accesses count as acquire and release here, which is weaker than they are; fences count in full.
 #![cfg(feature = "server")]
+#![allow(clippy::unwrap_used, reason = "a thread of a model that panics fails it")]
 #![allow(dead_code, reason = "the files under test have more than the models use")]
 
 #[path = "models/counting.rs"]

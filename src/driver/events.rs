@@ -79,7 +79,8 @@ impl<H: Host> EventLoop<H> {
     // ---- accepting ------------------------------------------------------------------------------------------------------
 
     fn handle_accept(&mut self, completion: &Completion) -> io::Result<()> {
-        if !completion.more() && !(is_planted(Bug::AcceptNotArmedAgain) && completion.result < 0) {
+        let is_overlooked = is_planted(Bug::AcceptNotArmedAgain) && completion.result < 0;
+        if !completion.more() && !is_overlooked {
             self.accepting.completed(self.now.mono, completion.errno());
         }
         if let Some(errno) = completion.errno() {
@@ -130,7 +131,8 @@ impl<H: Host> EventLoop<H> {
             }
             return Ok(());
         }
-        if !completion.more() && !(is_planted(Bug::NotArmedAgain) && completion.result == -libc::ENOBUFS) {
+        let is_overlooked = is_planted(Bug::NotArmedAgain) && completion.result == -libc::ENOBUFS;
+        if !completion.more() && !is_overlooked {
             self.connections.put(key, Flag::Receive, false);
         }
         let bytes = self.ring.buffers().take(completion);

@@ -1,6 +1,6 @@
 //! What a ring asks of the kernel: the one seam between this module's `unsafe` code and io_uring itself.
 //!
-//! [`Ring`](super::Ring) and [`Buffers`](super::Buffers) are written against [`Io`]; the server's is [`IoUring`], chosen at compile
+//! [`Ring`] and [`Buffers`](super::Buffers) are written against [`Io`]; the server's is [`IoUring`], chosen at compile
 //! time, so that nothing is dispatched at run time. Tests put a double there, which reads entries and writes buffers as the kernel
 //! would, and completes in whatever order is possible.
 //!

@@ -30,7 +30,8 @@ address() { # LOG ARGUMENT...
     ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1 CARGO_TARGET_DIR="$target/address" \
     cargo +nightly test --target "$host" "$@"
 }
-address address-unit --lib -- uring:: driver::
+# What is found of planted bugs says nothing more here.
+address address-unit --lib -- uring:: driver:: --skip each_planted
 unit=$count
 address address-server --test echo --test rooms --test presence --test hostile --test drain
 server=$((count - unit))

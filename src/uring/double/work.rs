@@ -212,10 +212,11 @@ impl World {
             return self.rings[ring].arm(entry, What::Wake { eventfd: entry.fd, multishot }, None);
         }
         let (_, socket) = self.fixed(ring, entry);
-        let what = match op {
-            Op::Writable if events == libc::POLLOUT => What::Writable,
-            Op::Hangup if events & libc::POLLRDHUP != 0 => What::Hangup,
-            op => panic!("a poll for {events:#x} as {op:?}"),
+        let what = if op == Op::Writable && events == libc::POLLOUT {
+            What::Writable
+        } else {
+            assert!(op == Op::Hangup && events & libc::POLLRDHUP != 0, "a poll for {events:#x} as {op:?}");
+            What::Hangup
         };
         self.rings[ring].arm(entry, what, Some(socket));
     }
@@ -298,7 +299,7 @@ impl World {
     fn fire(&mut self, ring: usize, index: usize) {
         let armed = self.rings[ring].armed[index];
         match armed.what {
-            What::Receive { multishot, length } => return self.fire_receive(ring, index, multishot, length),
+            What::Receive { multishot, length } => self.fire_receive(ring, index, multishot, length),
             _ if armed.cancelled => self.end(ring, index, -libc::ECANCELED, 0),
             What::Accept => self.fire_accept(ring, index),
             What::Writable => self.end(ring, index, i32::from(libc::POLLOUT), 0),
