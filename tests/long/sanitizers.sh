@@ -28,7 +28,7 @@ address() { # LOG ARGUMENT...
   local log=$1; shift
   counted "$log" env RUSTFLAGS="-Zsanitizer=address --cfg watched" CARGO_PROFILE_DEV_DEBUG=line-tables-only \
     ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1 CARGO_TARGET_DIR="$target/address" \
-    cargo +nightly test --target "$host" "$@"
+    cargo +nightly test --no-fail-fast --target "$host" "$@"
 }
 # What is found of planted bugs says nothing more here.
 address address-unit --lib -- uring:: driver:: --skip each_planted

@@ -36,6 +36,8 @@ const PEERS_MAX: usize = 12;
 const CONNECTIONS_MAX: usize = 8;
 /// Turns in which everything that is due without time going on must have happened.
 const TURNS_MAX: usize = 100_000;
+/// Turns from one look at whether the core's tables add up to the next.
+const TURNS_PER_LOOK: u64 = 16;
 /// Steps of time in which everything must end once the peers are gone: longer than a drain with its grace.
 const DRAIN_STEPS_MAX: usize = 400;
 /// One such step, in µs.
@@ -239,6 +241,11 @@ impl Run {
         }
         self.seen.turns += 1;
         seat.ended = !seat.event_loop.turn().expect("the double refuses nothing for good");
+        if self.seen.turns.is_multiple_of(TURNS_PER_LOOK)
+            && let Err(what) = seat.event_loop.shard.verify()
+        {
+            panic!("shard {index} does not add up: {what}");
+        }
         self.seen.stashes += u64::from(seat.event_loop.stashes.count() > 0);
         seat.until = match seat.event_loop.wait() {
             Wait::AtMost(time) => Some(self.machine.micros() + time.as_micros() as u64),
