@@ -4,6 +4,8 @@
 //! is reached by its mailbox ([`Server::order`]) and its published numbers ([`Server::snapshots`]) only. The order of things within
 //! a turn is the contract at the top of [`shard::seam`](crate::shard::seam); `event_loop` is written along it.
 //!
+//! The loop runs on what `host` names: the kernel and the clock, or their doubles, on which `double` runs it from a string of bytes.
+//!
 //! The driver never looks inside a message, and decides nothing about one: what to send, to whom, and when to close are the core's.
 //!
 //! A shard's thread that dies takes the process down: its connections would stay open and be served by nobody.

@@ -4,6 +4,7 @@
 //! - [`Ring`] owns the queues. What is pushed with [`Ring::push`] points at no memory of the caller. What does (a send) is lent
 //!   to [`Ring::enter`], which returns only after the kernel has taken every submission, so the loan ends with the call.
 //! - [`Buffers`] owns what the kernel receives into, and lends one completion's bytes at a time.
+//! - [`Io`] is all that these two ask of a kernel. The kernel is one; tests have a double, on which the `unsafe` code runs as it is.
 //! - [`UserData`] is what travels through the kernel with each operation: never a pointer.
 //!
 //! It deliberately doesn't know what a connection, a shard or a message is, and reads no clock. Both the server's driver and the
