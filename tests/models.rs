@@ -53,14 +53,20 @@ mod time {
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// Preemptions in one run of a model, unless `THRONG_PREEMPTIONS` says otherwise.
+/// Preemptions in one run of a model with two threads, unless `THRONG_PREEMPTIONS` names a higher number.
 const PREEMPTIONS_MAX: usize = 3;
 
 /// Runs a model in all orders.
 fn check(model: impl Fn() + Sync + Send + 'static) {
+    check_with(PREEMPTIONS_MAX, model);
+}
+
+/// The same with another bound, for models with more threads.
+fn check_with(preemptions_max: usize, model: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     let told = std::env::var("THRONG_PREEMPTIONS").ok().map(|text| text.parse().expect("THRONG_PREEMPTIONS is a number"));
-    builder.preemption_bound = Some(told.unwrap_or(PREEMPTIONS_MAX));
+    let more = told.map_or(0, |told: usize| told.saturating_sub(PREEMPTIONS_MAX));
+    builder.preemption_bound = Some(preemptions_max + more);
     builder.max_branches = 20_000;
     builder.check(model);
 }
