@@ -144,6 +144,32 @@ fn no_change_is_told_before_the_snapshot_that_it_applies_to() {
     world.end_all();
 }
 
+/// Sessions that were made at about the same time on different shards are alike in one half of their ids.
+#[test]
+fn a_cursor_does_not_mean_whoever_has_taken_the_place_of_one_who_left() {
+    let mut world = World::new(WorldConfig { shards: 2, ..WorldConfig::default() });
+    let room = world.room_at(0);
+    let join = |seq: u64| format!(r#"{{"type":"join_room","roomId":"{room}","seq":{seq}}}"#);
+    let leave = format!(r#"{{"type":"leave_room","roomId":"{room}","seq":2}}"#);
+    let names = ["ann", "bob", "cat", "dan"];
+    let members: Vec<usize> = names.iter().map(|name| world.v1(0, name)).collect();
+    let late: Vec<usize> = (0..names.len()).map(|number| world.v1(1, &format!("late-{number}"))).collect();
+    for member in &members {
+        world.say(*member, &[&join(1)]);
+    }
+    world.take(members[0]);
+    world.say(members[0], &[&format!(r#"{{"type":"presence","roomId":"{room}","id":"1","limit":2}}"#)]);
+    let answer = world.take(members[0]).pop().expect("a page");
+    let cursor = answer["cursor"].as_str().expect("there is more").to_owned();
+    // The next page would begin with the third. It leaves, and the third of the other shard gets its place.
+    world.say(members[2], &[&leave]);
+    world.say(late[2], &[&join(1)]);
+    world.say(members[0], &[&format!(r#"{{"type":"presence","roomId":"{room}","id":"2","limit":2,"cursor":"{cursor}"}}"#)]);
+    let answer = world.take(members[0]).pop().expect("an answer");
+    assert_eq!(answer["code"], "bad_cursor", "{answer}");
+    world.end_all();
+}
+
 #[test]
 fn who_came_back_is_shown_to_those_who_saw_the_list_without_them() {
     let mut world = World::new(WorldConfig::default());
