@@ -33,7 +33,7 @@ use plan::{Fault, Plan};
 use std::hash::{BuildHasher, Hasher};
 
 /// Seeds that are always run.
-const FIXED_SEEDS: u64 = if cfg!(debug_assertions) { 24 } else { 300 };
+const FIXED_SEEDS: u64 = if cfg!(debug_assertions) { 40 } else { 300 };
 /// Seeds that nobody has run before.
 const FRESH_SEEDS: u64 = if cfg!(debug_assertions) { 8 } else { 100 };
 

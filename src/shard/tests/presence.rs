@@ -280,3 +280,42 @@ fn a_list_above_the_page_size_comes_in_pages() {
         world.end_all();
     }
 }
+
+/// Many come at once with large states: what is told of them does not fit in one frame.
+#[test]
+fn a_diff_longer_than_a_page_comes_in_several_that_follow_each_other() {
+    const MEMBERS: usize = 60;
+    let mut world = World::new(WorldConfig { slots: 100, ..WorldConfig::default() });
+    let witness = world.v1(0, "witness");
+    world.say(witness, &[r#"{"type":"join_room","roomId":"r","presence":true,"seq":1}"#]);
+    world.pass(1_000);
+    let mut watched = Watched::default();
+    world.take(witness).iter().for_each(|message| watched.hear(message));
+    let members: Vec<usize> = (0..MEMBERS).map(|number| world.v1(0, &format!("user-{number}"))).collect();
+    let state = "s".repeat(1_000);
+    for &member in &members {
+        world.send(member, &format!(r#"{{"type":"join_room","roomId":"r","state":"{state}","seq":1}}"#));
+    }
+    world.pass(2_000);
+    let got = world.take(witness);
+    assert!(got.iter().filter(|message| message["type"] == "presence_diff").count() > 1);
+    got.iter().for_each(|message| watched.hear(message));
+    assert!(!watched.stale, "no version is left out");
+    assert_eq!(watched.list.as_ref().expect("a list").len(), MEMBERS + 1);
+    world.end_all();
+}
+
+/// Nobody is told any more, so nothing is kept to be told.
+#[test]
+fn a_diff_is_dropped_when_the_last_who_watches_has_left() {
+    let mut world = World::new(WorldConfig::default());
+    let (watcher, other) = (world.v1(0, "ann"), world.v1(0, "bob"));
+    world.say(watcher, &[r#"{"type":"join_room","roomId":"r","presence":true,"seq":1}"#]);
+    world.pass(1_000);
+    world.say(other, &[r#"{"type":"join_room","roomId":"r","seq":1}"#]);
+    world.say(watcher, &[r#"{"type":"leave_room","roomId":"r","seq":2}"#]);
+    let told = world.sum(|stats| stats.presence_diffs);
+    world.pass(1_000);
+    assert_eq!(world.sum(|stats| stats.presence_diffs), told);
+    world.end_all();
+}
