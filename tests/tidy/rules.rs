@@ -8,7 +8,7 @@ const LINES_MAX: usize = 800;
 pub(crate) const LINES_WISHED: usize = 500;
 
 /// What each top module may import of ours. Imports go downward only.
-const IMPORTS: [(&str, &[&str]); 14] = [
+const IMPORTS: [(&str, &[&str]); 15] = [
     ("limits", &["close", "time"]),
     ("close", &["limits", "time"]),
     ("time", &["limits", "close"]),
@@ -16,6 +16,8 @@ const IMPORTS: [(&str, &[&str]); 14] = [
     ("protocol", &["limits", "close", "time"]),
     ("tls", &["limits", "close", "time"]),
     ("shard", &["ws", "protocol", "limits", "close", "time"]),
+    // Tests of the core that a fuzzer drives.
+    ("fuzzing", &["shard", "ws", "protocol", "limits", "close", "time"]),
     ("client", &["ws", "protocol", "limits", "close", "time"]),
     ("uring", &["limits", "close", "time"]),
     // Joins core, TLS and ring, and never looks inside a message.
