@@ -22,6 +22,7 @@
 //! | [`limits`] | every bound, with unit, reason and consequence | who keeps to it |
 //! | [`close`] | why a connection ends: code, what the client may do, metric label | when |
 //! | [`time`] | units of time | any clock |
+//! | [`planted`] | which bugs tests can plant in the core | how they are found |
 //! | [`ws`] | RFC 6455: bytes to messages, and the upgrade | what a message means |
 //! | [`protocol`] | the JSON of both dialects, and the order of commands | connections and rooms |
 //! | [`shard`] | everything about connections, sessions, rooms and presence of one core | sockets, threads, clocks, entropy |
@@ -74,6 +75,7 @@
 
 pub mod close;
 pub mod limits;
+pub mod planted;
 pub mod protocol;
 pub mod shard;
 pub mod time;

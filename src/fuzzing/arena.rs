@@ -50,6 +50,7 @@ pub fn arena(data: &[u8]) {
         }
         let live = model.iter().flatten().count();
         assert_eq!((arena.len(), arena.extent(), arena.is_full()), (live, model.len(), live == capacity));
+        assert_eq!(arena.verify(), Ok(()));
         for place in 0..capacity + 2 {
             assert_eq!(arena.get(UserIndex::new(place)), model.get(place).and_then(Option::as_ref));
         }

@@ -267,6 +267,7 @@ impl World {
             self.sockets[slot].is_backlogged &= !self.sockets[slot].owed.is_empty();
         }
         self.act();
+        self.shard.verify().unwrap_or_else(|what| panic!("{what}"));
         self.check_accounts();
     }
 

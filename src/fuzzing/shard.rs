@@ -2,8 +2,8 @@
 //!
 //! The bytes choose the bounds, and then one thing after the other: sockets that connect, speak (mostly sense), stall and end; turns
 //! of the shards with whatever is cut short in them; time; orders; keys of connections that are gone. What is checked: the contract
-//! of the seam, that what a client hears is sound, that nothing stays paused when nothing is in its way, and that nothing is held when
-//! all have gone.
+//! of the seam, that everything a shard holds adds up after each turn, that what a client hears is sound, that nothing stays paused
+//! when nothing is in its way, and that nothing is held when all have gone.
 
 mod hearing;
 mod speech;

@@ -78,4 +78,5 @@ pub fn timer_wheel(data: &[u8]) {
             other => panic!("{other:?}"),
         }
     }
+    assert_eq!(wheel.verify(|index| model.contains_key(&index)), Ok(()));
 }

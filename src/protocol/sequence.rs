@@ -21,6 +21,7 @@
 
 use super::Dialect;
 use crate::limits::{INTEGER_MAX, REORDER_BYTES_MAX, REORDER_COMMANDS_MAX, REORDER_FAILURES_MAX, WINDOW};
+use crate::planted::{Bug, is_planted};
 use crate::time::Millis;
 
 /// What a `seq` means to a session.
@@ -211,7 +212,7 @@ impl Window {
         let prefix = self.decided.trailing_ones();
         self.decided = self.decided.checked_shr(prefix).unwrap_or(0);
         self.acked += u64::from(prefix);
-        self.acked
+        if is_planted(Bug::AckBeforeDecided) { self.acked.max(seq) } else { self.acked }
     }
 
     /// Commands that were dispatched and are not decided. At most [`WINDOW`].
@@ -229,7 +230,9 @@ impl Window {
     /// Takes out the kept command that has its turn: puts its text in place of what `into` held, and returns its number. The caller
     /// dispatches or refuses it, as after [`Offer::Execute`]. `None` if it is nobody's turn or the window is full.
     pub fn next_ready(&mut self, into: &mut Vec<u8>) -> Option<u64> {
-        if self.early.first() != Some(self.expected) || !self.has_room() {
+        let next = self.expected + u64::from(is_planted(Bug::ReorderOffByOne));
+        let is_next = self.early.first().is_some_and(|first| first >= self.expected && first <= next);
+        if !is_next || !self.has_room() {
             return None;
         }
         self.early.take_first(into);
@@ -307,6 +310,23 @@ impl Window {
         self.early.entries.len()
     }
 
+    /// Whether the numbers and what is kept add up, within their bounds.
+    ///
+    /// # Errors
+    /// What does not add up.
+    pub fn verify(&self) -> Result<(), &'static str> {
+        if self.acked >= self.expected || self.expected - self.acked - 1 > u64::from(WINDOW) {
+            return Err("more numbers are undecided than a window holds");
+        }
+        if self.decided & 1 != 0 || self.decided.checked_shr(self.span()).unwrap_or(0) != 0 {
+            return Err("a number is decided that was acknowledged or not dispatched");
+        }
+        if self.early.first().is_some_and(|first| first < self.expected) {
+            return Err("a command is kept whose turn is over");
+        }
+        self.early.verify()
+    }
+
     /// Numbers from the oldest undecided one to the newest dispatched one.
     fn span(&self) -> u32 {
         (self.expected - self.acked - 1) as u32
@@ -371,6 +391,22 @@ impl Early {
 
     fn contains(&self, seq: u64) -> bool {
         self.entries.binary_search_by_key(&seq, |entry| entry.seq).is_ok()
+    }
+
+    fn verify(&self) -> Result<(), &'static str> {
+        if self.entries.len() > REORDER_COMMANDS_MAX || self.bytes > REORDER_BYTES_MAX || self.texts.len() > REORDER_BYTES_MAX {
+            return Err("more is kept than a reorder buffer holds");
+        }
+        if !self.entries.is_sorted_by(|one, other| one.seq < other.seq) {
+            return Err("kept commands are not in the order of their numbers");
+        }
+        if self.entries.iter().any(|entry| entry.start as usize + entry.length as usize > self.texts.len()) {
+            return Err("a kept command lies beyond the texts");
+        }
+        match self.entries.iter().map(|entry| entry.length as usize).sum::<usize>() == self.bytes {
+            true => Ok(()),
+            false => Err("kept commands have other bytes than are counted"),
+        }
     }
 
     fn oldest(&self) -> Option<Millis> {

@@ -6,6 +6,11 @@
 //! Invariant: an index is live from `insert` to `remove`; using one outside of that is a bug of the caller, caught by the
 //! occupancy check of each access.
 
+use crate::planted::{Bug, is_planted};
+
+/// Which place [`Bug::SlotFreedTwice`] is about: one that some tables use.
+const PLACE_FREED_TWICE: usize = 7;
+
 /// A 32-bit index of one kind of record. `NONE` is no record.
 pub(crate) trait Index: Copy + Eq {
     fn new(index: usize) -> Self;
@@ -104,7 +109,34 @@ impl<I: Index, T> Arena<I, T> {
     pub(crate) fn remove(&mut self, index: I) -> T {
         let record = self.records[index.at()].take().expect("removed a record that is not live");
         self.free.push(index);
+        if is_planted(Bug::SlotFreedTwice) && index.at() == PLACE_FREED_TWICE {
+            self.free.push(index);
+        }
         record
+    }
+
+    /// The records that are live, with their indices.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (I, &T)> {
+        self.records.iter().enumerate().filter_map(|(index, record)| Some((I::new(index), record.as_ref()?)))
+    }
+
+    /// Whether each place is live or free, and none is both or free twice; says what is wrong.
+    pub(crate) fn verify(&self) -> Result<(), &'static str> {
+        if self.records.len() > self.capacity {
+            return Err("there are more places than were reserved");
+        }
+        let mut is_free = vec![false; self.records.len()];
+        for index in &self.free {
+            match is_free.get_mut(index.at()) {
+                None => return Err("a place is free that is not there"),
+                Some(true) => return Err("a place is free twice"),
+                Some(mark) => *mark = true,
+            }
+        }
+        match self.records.iter().zip(is_free).all(|(record, is_free)| record.is_none() == is_free) {
+            true => Ok(()),
+            false => Err("a place is both live and free, or neither"),
+        }
     }
 
     pub(crate) fn get(&self, index: I) -> Option<&T> {

@@ -65,7 +65,7 @@ impl Shard {
     }
 
     /// Whether a membership is one that a living session has, and whose place in the member list is its own.
-    fn is_membership_sound(&self, index: MembershipIndex) -> bool {
+    pub(crate) fn is_membership_sound(&self, index: MembershipIndex) -> bool {
         let Some(membership) = self.memberships.get(index) else { return true };
         let Some(session) = self.sessions.get(membership.session) else { return false };
         if self.locals.get(membership.room.0 as usize).is_none() {

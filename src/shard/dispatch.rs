@@ -13,6 +13,7 @@ use super::presence::read_cursor;
 use super::seam::Key;
 use super::session::{NO_CONNECTION, UNNUMBERED};
 use crate::close::CloseReason;
+use crate::planted::{Bug, is_planted};
 use crate::protocol::encode::{self, ErrorFrame, Welcome};
 use crate::protocol::id64::read_id64;
 use crate::protocol::{self, Command, Dialect, Envelope, ErrorCode, Expired, Fault, Offer, Verdict};
@@ -128,6 +129,7 @@ impl Shard {
         if record.window.is_none() {
             match protocol::judge(record.acked, seq) {
                 Verdict::Execute => return self.execute(now, slot, session, Some(seq), decoded),
+                Verdict::Duplicate if is_planted(Bug::DuplicateExecuted) => return self.execute(now, slot, session, None, decoded),
                 Verdict::Duplicate => {
                     self.answer_duplicate(slot, session, seq);
                     return Took::Done;
@@ -536,6 +538,9 @@ impl Shard {
             self.drain_ready(now, slot, session);
         }
         let connection = &self.connections[slot as usize];
+        if is_planted(Bug::PauseNeverResumed) && session.is_some() && self.sessions[session].window.is_some() {
+            return;
+        }
         if connection.state == State::Open && connection.flags.has(Flags::PAUSED) && !self.holds(slot) {
             if let Some(session) = Some(session).filter(|session| session.is_some() && self.sessions[*session].window.is_some()) {
                 self.window_of(session).resumed(now.mono);
@@ -601,7 +606,7 @@ impl Shard {
         }
     }
 
-    fn has_early(&self, session: SessionIndex) -> bool {
+    pub(crate) fn has_early(&self, session: SessionIndex) -> bool {
         let window = self.sessions[session].window;
         window.is_some() && self.windows[window.0 as usize].window.commands_buffered() > 0
     }

@@ -8,6 +8,7 @@ use super::seam::{Action, Ended, Key};
 use super::stats::Refusal;
 use crate::close::CloseReason;
 use crate::limits::CLOSE_LINGER_MS;
+use crate::planted::{Bug, is_planted};
 use crate::time::Now;
 use crate::ws::Opcode;
 
@@ -50,7 +51,7 @@ impl Shard {
         self.count_end(upgraded, reason);
         // What it said and what could not be done yet is not done any more.
         self.drop_held(slot);
-        if session.is_some() {
+        if session.is_some() && !(is_planted(Bug::ResetSkipsCleanup) && reason == CloseReason::Reset) {
             self.end_session(now, session, reason);
         }
         match goodbye {

@@ -77,6 +77,22 @@ impl BufferPool {
         self.bytes == 0
     }
 
+    /// Whether the account of the pool is what it keeps, and within its bound; says what is wrong.
+    pub(crate) fn verify(&self) -> Result<(), &'static str> {
+        let kept: usize = self.classes.iter().flatten().map(BytesMut::capacity).sum();
+        let lent: usize = self.lent.iter().map(Bytes::len).sum();
+        if self.bytes != kept + lent {
+            return Err("the pool of buffers counts other bytes than it keeps");
+        }
+        if self.bytes > FRAME_POOL_BYTES_MAX {
+            return Err("the pool of buffers keeps more than its bound");
+        }
+        match self.classes.iter().zip(self.idle).all(|(class, idle)| idle <= class.len()) {
+            true => Ok(()),
+            false => Err("more buffers lay unused than there are"),
+        }
+    }
+
     /// Takes a buffer back if nobody else holds it.
     pub(crate) fn give(&mut self, bytes: Bytes) {
         let Ok(mut buffer) = bytes.try_into_mut() else { return };
@@ -137,19 +153,24 @@ impl BufferPool {
 }
 
 #[derive(Debug)]
-struct Frame {
-    bytes: Bytes,
+pub(crate) struct Frame {
+    pub(crate) bytes: Bytes,
     /// Invariant: one for each queue entry and pass that names the frame, and one for the turn if it is pending in it.
-    references: u32,
-    charged: u32,
+    pub(crate) references: u32,
+    pub(crate) charged: u32,
     /// Its buffer is of this shard's pool.
     own: bool,
+}
+
+/// What a frame of this length is charged: the buffer that it has if it comes from a pool.
+pub(crate) fn charge_of(length: usize) -> usize {
+    if length <= 1 << CLASS_MAX { length.next_power_of_two().max(1 << CLASS_MIN) } else { length }
 }
 
 /// The frames that this shard holds.
 #[derive(Debug, Default)]
 pub(crate) struct Frames {
-    frames: Slab<Frame>,
+    pub(crate) frames: Slab<Frame>,
     pub(crate) pool: BufferPool,
 }
 
@@ -174,8 +195,7 @@ impl Frames {
     }
 
     fn insert(&mut self, stats: &mut Stats, bytes: Bytes, own: bool) -> FrameIndex {
-        let length = bytes.len();
-        let charged = if length <= 1 << CLASS_MAX { length.next_power_of_two().max(1 << CLASS_MIN) } else { length };
+        let charged = charge_of(bytes.len());
         stats.charge(MemoryUse::Frames, charged);
         FrameIndex(self.frames.insert(Frame { bytes, references: 1, charged: charged as u32, own }) as u32)
     }

@@ -10,6 +10,7 @@ use super::presence::Diff;
 use super::seam::ShardId;
 use super::stats::MemoryUse;
 use crate::limits::{ROOM_IDLE_MS, ROOMS_IDLE_MAX};
+use crate::planted::{Bug, is_planted};
 use crate::protocol::ErrorCode;
 use crate::protocol::encode::{self, GapReason};
 use crate::protocol::id64::{ID64_BYTES, id64};
@@ -43,11 +44,11 @@ pub(crate) struct HomeRoom {
     /// It has more members than a list may have: watchers get counts.
     pub(crate) counts_only: bool,
     /// Since when it has had no member. Meaningful while `members` is 0, as are the next two.
-    idle_since: Millis,
+    pub(crate) idle_since: Millis,
     /// The rooms that have been without members for a little longer and a little less.
-    idle_previous: HomeIndex,
-    idle_next: HomeIndex,
-    charged: usize,
+    pub(crate) idle_previous: HomeIndex,
+    pub(crate) idle_next: HomeIndex,
+    pub(crate) charged: usize,
 }
 
 /// A join as the home sees it.
@@ -115,7 +116,8 @@ impl Shard {
                     self.decline_join(now, ask, ErrorCode::RoomUnavailable);
                     return;
                 };
-                if self.homes[room.0 as usize].members as usize >= self.limits.members_per_room_max {
+                let extra = usize::from(is_planted(Bug::RoomHoldsOneTooMany));
+                if self.homes[room.0 as usize].members as usize >= self.limits.members_per_room_max + extra {
                     self.decline_join(now, ask, ErrorCode::RoomFull);
                     return;
                 }
@@ -157,6 +159,8 @@ impl Shard {
     fn take_leave(&mut self, now: Now, ask: &Ask<'_>, answer: bool) {
         match self.presence_of(ask) {
             Some(presence) => {
+                let is_late = !answer && is_planted(Bug::LateLeaveRemovesOtherPresence);
+                let presence = if is_late { self.sibling_of(presence) } else { presence };
                 let room = self.presences[presence].room;
                 let watches = self.presences[presence].watches;
                 self.remove_presence(now, presence);
@@ -177,6 +181,7 @@ impl Shard {
         };
         let room = self.presences[presence].room;
         let home = &mut self.homes[room.0 as usize];
+        home.offset += u64::from(volatile && is_planted(Bug::VolatileUsesOffset));
         let offset = (!volatile).then(|| {
             home.offset += 1;
             home.offset
@@ -299,7 +304,7 @@ impl Shard {
             let members = &mut room.shards[place];
             members.members -= 1;
             members.watchers -= u32::from(watches);
-            if members.members == 0 {
+            if members.members == 0 || (is_planted(Bug::ShardForgottenWithWatchers) && watches && members.watchers == 0) {
                 room.shards.swap_remove(place);
             }
         }

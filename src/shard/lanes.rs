@@ -17,6 +17,7 @@ use super::mesh::{Ask, Body, Command, Consequence, LocalRef, MeshMessage, Roster
 use super::seam::{Key, Lane, LaneRoom, ShardId};
 use super::session::{NO_CONNECTION, Phase};
 use crate::limits::{CONSEQUENCES_PER_COMMAND_MAX, PASSES_MAX};
+use crate::planted::{Bug, is_planted};
 use crate::protocol::encode::{self, Counts, ErrorFrame, LeftReason, Members, Presence, RoomJoined};
 use crate::protocol::id64::id64;
 use crate::time::Now;
@@ -28,7 +29,7 @@ pub(crate) struct LaneState {
     commands: usize,
     consequences: usize,
     /// Messages of each lane that were made and not yet polled: they are not in the lane, but take its places.
-    unpolled: [usize; 2],
+    pub(crate) unpolled: [usize; 2],
     /// Connections that hold a message for which there was no room, each once. Those that have ended may still be among them: at
     /// most twice as many as there are slots in use.
     pub(crate) waiters: VecDeque<Key>,
@@ -158,6 +159,7 @@ impl Shard {
                 }
                 can_take
             }
+            Lane::Consequence if is_planted(Bug::ConsequenceWaitsOnLane) => self.can_take(),
             Lane::Consequence => self.passes < PASSES_MAX,
         }
     }
@@ -230,7 +232,7 @@ impl Shard {
             if self.is_current(key) {
                 let stash = self.connections[key.slot as usize].stash;
                 if stash.is_some() {
-                    self.stashes[stash.0 as usize].waits = false;
+                    self.stashes[stash.0 as usize].waits = is_planted(Bug::LostWakeup);
                 }
                 self.turns.granted = Some(home);
                 self.retry(now, key.slot);
@@ -344,7 +346,10 @@ impl Shard {
         self.locals[local.0 as usize].home_room = room;
         self.set_watches(membership, !matches!(roster, Roster::Unasked));
         if stage == Stage::Abandoned {
-            self.owe(membership);
+            match is_planted(Bug::AbandonedJoinStays) {
+                true => self.drop_membership(membership),
+                false => self.owe(membership),
+            }
             self.give_roster(roster);
             return;
         }

@@ -13,6 +13,7 @@ use super::mesh::LocalRef;
 use super::seam::ShardId;
 use super::stats::MemoryUse;
 use crate::limits::FANOUT_PER_TURN;
+use crate::planted::{Bug, is_planted};
 use std::collections::VecDeque;
 
 /// Where a membership is in its life.
@@ -54,13 +55,13 @@ pub(crate) const MEMBERSHIP_BYTES: usize = 24 + 32 + 16;
 
 /// A place in a member list.
 #[derive(Clone, Copy, Debug)]
-struct Member {
+pub(crate) struct Member {
     /// The connection's slot, and in the top bit whether it watches presence. `TOMBSTONE` if nobody is there any more.
-    slot: u32,
+    pub(crate) slot: u32,
     membership: MembershipIndex,
 }
 
-const TOMBSTONE: u32 = u32::MAX;
+pub(crate) const TOMBSTONE: u32 = u32::MAX;
 /// Members that a list has places for at least.
 const MEMBERS_MIN: usize = 4;
 /// What a room is charged beside its id and members: its record and places for a few passes. Passes beyond are few over all
@@ -70,10 +71,10 @@ const WATCHES: u32 = 1 << 31;
 
 /// The fan-out of one frame, as far as it got.
 #[derive(Debug)]
-struct Pass {
-    frame: FrameIndex,
-    cursor: u32,
-    end: u32,
+pub(crate) struct Pass {
+    pub(crate) frame: FrameIndex,
+    pub(crate) cursor: u32,
+    pub(crate) end: u32,
     except: MembershipIndex,
     watchers_only: bool,
 }
@@ -87,13 +88,25 @@ pub(crate) struct LocalRoom {
     /// Tells the rooms apart that had this index one after the other.
     pub(crate) generation: u32,
     /// Invariant: memberships that name it, in any stage. At 0 it is freed.
-    references: u32,
-    members: Vec<Member>,
-    tombstones: u32,
-    passes: VecDeque<Pass>,
+    pub(crate) references: u32,
+    pub(crate) members: Vec<Member>,
+    pub(crate) tombstones: u32,
+    pub(crate) passes: VecDeque<Pass>,
     /// It is in the list of rooms with passes.
-    active: bool,
-    charged: usize,
+    pub(crate) active: bool,
+    pub(crate) charged: usize,
+}
+
+impl LocalRoom {
+    /// What it is charged once somebody has entered it: by twice the places that its members fill.
+    pub(crate) fn bytes_due(&self) -> usize {
+        self.bytes_at_first() + 2 * self.members.len().max(MEMBERS_MIN).next_power_of_two() * size_of::<Member>()
+    }
+
+    /// What it is charged before.
+    pub(crate) fn bytes_at_first(&self) -> usize {
+        ROOM_BYTES + self.id.len()
+    }
 }
 
 impl Shard {
@@ -205,6 +218,9 @@ impl Shard {
         let membership = self.memberships[index];
         let slot = self.sessions[membership.session].connection;
         let room = &mut self.locals[membership.room.0 as usize];
+        if is_planted(Bug::JoinDuringPassDelivers) {
+            room.passes.iter_mut().for_each(|pass| pass.end = room.members.len() as u32 + 1);
+        }
         self.memberships[index].position = room.members.len() as u32;
         room.members.push(Member { slot: slot | if membership.watches { WATCHES } else { 0 }, membership: index });
         self.stats.room_subscriptions += 1;
@@ -222,6 +238,9 @@ impl Shard {
         let room = &mut self.locals[room_index.0 as usize];
         debug_assert_eq!(room.members[position].membership, index);
         self.stats.room_subscriptions -= 1;
+        if !room.passes.is_empty() && is_planted(Bug::LeaveDuringPassStillDelivers) {
+            return;
+        }
         if !room.passes.is_empty() {
             room.members[position].slot = TOMBSTONE;
             room.tombstones += 1;
@@ -295,8 +314,7 @@ impl Shard {
     /// else. The list has at most twice as many, for the time between growing and shrinking.
     fn recharge_local(&mut self, index: LocalIndex) {
         let room = &mut self.locals[index.0 as usize];
-        let places = 2 * room.members.len().max(MEMBERS_MIN).next_power_of_two();
-        let bytes = ROOM_BYTES + room.id.len() + places * size_of::<Member>();
+        let bytes = room.bytes_due();
         if bytes != room.charged {
             self.stats.release(MemoryUse::Rooms, room.charged);
             self.stats.charge(MemoryUse::Rooms, bytes);

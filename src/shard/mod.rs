@@ -13,7 +13,7 @@
 //! | `mesh` `lanes` | what shards say to each other, and room for it |
 //! | `outbound` `frames` | frames to sends; buffers |
 //! | `heartbeat` `ending` `drain` | pings and silence; the one close path; the shutdown |
-//! | `audit` [`stats`] | what is counted, and whether it adds up |
+//! | `audit` `verify` [`stats`] | what is counted, and whether it adds up |
 //! | `arena` `timer_wheel` `random` | tables, timers, numbers |
 //!
 //! Invariants: memory per connection is bounded by constants; whatever a connection causes is freed in `ending`; a home never
@@ -42,6 +42,7 @@ pub mod stats;
 pub(crate) mod timer_wheel;
 mod upgrade;
 mod user;
+mod verify;
 
 #[cfg(test)]
 mod tests;
@@ -282,6 +283,11 @@ impl Shard {
         let mixed = hash.wrapping_mul(0xd6e8_feb8_6659_fd93) >> 32;
         let shards = self.lanes.len() as u64;
         ShardId(((mixed * shards) >> 32) as u16)
+    }
+
+    /// The shard that is home to the room of this id: the same whichever shard is asked.
+    pub fn home_of_room(&self, room: &str) -> ShardId {
+        self.home_of(self.hash(room))
     }
 
     /// Whether flexible memory is used up: nothing is taken in that would take more of it.

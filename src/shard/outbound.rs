@@ -16,14 +16,15 @@ use super::seam::{Action, Ended, Key, Source, Taken, Transmit};
 use super::stats::MemoryUse;
 use crate::close::CloseReason;
 use crate::limits::{COALESCE_BYTES_MAX, SCRATCH_BYTES, TURN_BYTES_MAX};
+use crate::planted::{Bug, is_planted};
 use crate::time::Now;
 use crate::ws::{self, Opcode};
 use std::collections::VecDeque;
 
 #[derive(Clone, Copy, Debug)]
-struct Node {
-    frame: FrameIndex,
-    next: NodeIndex,
+pub(crate) struct Node {
+    pub(crate) frame: FrameIndex,
+    pub(crate) next: NodeIndex,
 }
 
 /// Entries up to which a table stays as it is between two bursts.
@@ -31,7 +32,7 @@ const NODES_KEPT: usize = 256;
 
 /// What a send in flight was made from.
 #[derive(Clone, Copy, Debug)]
-enum Origin {
+pub(crate) enum Origin {
     /// The nodes from here on, to the end of the chain.
     Pending(NodeIndex),
     /// The first frames of the backlog.
@@ -41,30 +42,30 @@ enum Origin {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct InFlight {
-    key: Key,
-    origin: Origin,
-    length: u32,
+pub(crate) struct InFlight {
+    pub(crate) key: Key,
+    pub(crate) origin: Origin,
+    pub(crate) length: u32,
 }
 
 /// Everything about sending that is not of one connection.
 #[derive(Debug, Default)]
 pub(crate) struct Outbound {
     pub(crate) frames: Frames,
-    nodes: Vec<Node>,
-    free_nodes: Vec<NodeIndex>,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) free_nodes: Vec<NodeIndex>,
     /// The most nodes in use at a time since the last trim.
     nodes_peak: usize,
     /// Frames with a reference of the turn.
-    turn_frames: Vec<FrameIndex>,
+    pub(crate) turn_frames: Vec<FrameIndex>,
     /// Invariant: the sum of their lengths.
-    turn_bytes: usize,
+    pub(crate) turn_bytes: usize,
     /// Invariant: whether a frame is in `turn_frames`, by frame index.
-    in_turn: Vec<bool>,
-    dirty: VecDeque<u32>,
+    pub(crate) in_turn: Vec<bool>,
+    pub(crate) dirty: VecDeque<u32>,
     /// Connections with more to send in the next submission.
-    again: Vec<u32>,
-    in_flight: Vec<InFlight>,
+    pub(crate) again: Vec<u32>,
+    pub(crate) in_flight: Vec<InFlight>,
     scratch: Vec<u8>,
     /// The frames whose copy was last made in the scratch, and where: members of a room often get the same ones.
     copied: Vec<FrameIndex>,
@@ -220,6 +221,9 @@ impl Outbound {
         if self.scratch.len() + bytes > SCRATCH_BYTES {
             return None;
         }
+        if is_planted(Bug::ScratchReusedBeforeSettle) && self.scratch.len() > 4 * 1024 {
+            self.scratch.clear();
+        }
         let start = self.scratch.len();
         for frame in &self.gathered {
             self.scratch.extend_from_slice(self.frames.bytes(*frame));
@@ -253,7 +257,7 @@ impl Shard {
         let length = self.out.frames.length(frame) as u32;
         let stash = &mut self.stashes[connection.stash.0 as usize];
         self.out.frames.hold(frame);
-        if control {
+        if control || is_planted(Bug::SendPastBacklog) {
             // Behind the rest of a frame that was sent in part, and behind the answer to the upgrade request.
             let is_fixed = stash.first_sent > 0 || connection.flags.has(Flags::GREETING);
             let place = u32::from(is_fixed) + stash.controls;
@@ -273,7 +277,7 @@ impl Shard {
         let connection = &mut self.connections[slot as usize];
         // What an echo has queued is what was read of it before its socket was seen to be full: one turn's input at most.
         let is_bounded = connection.flags.has(Flags::ECHO) || connection.queue_bytes as usize <= self.send_queue_bytes_max;
-        if !is_bounded && !connection.flags.has(Flags::OVERFLOWED) {
+        if !is_bounded && !is_planted(Bug::SendQueueBoundIgnored) && !connection.flags.has(Flags::OVERFLOWED) {
             connection.flags.set(Flags::OVERFLOWED);
             self.overflowed.push(Key { slot, generation: connection.generation });
         }
@@ -561,6 +565,10 @@ impl Shard {
             match origin {
                 Origin::Pending(_) => {
                     connection.flags.clear(Flags::GREETING);
+                    if connection.stash.is_some() {
+                        let stash = &mut self.stashes[connection.stash.0 as usize];
+                        stash.unacknowledged = stash.unacknowledged.map(|bytes| bytes.saturating_add(length));
+                    }
                     if connection.state == State::Open && !connection.flags.has(Flags::PAUSED) {
                         // Nothing waits for this: most sends end here.
                         continue;
@@ -577,10 +585,12 @@ impl Shard {
         self.out.in_flight = in_flight;
         self.out.dirty.extend(self.out.again.drain(..));
         self.out.scratch.clear();
-        self.out.copied.clear();
+        if !is_planted(Bug::CopyOutlivesSettle) {
+            self.out.copied.clear();
+        }
         self.out.full = false;
         self.out.has_sequel = false;
-        if self.out.dirty.is_empty() {
+        if self.out.dirty.is_empty() || is_planted(Bug::FrameFreedWhilePending) {
             let mut frames = std::mem::take(&mut self.out.turn_frames);
             self.out.turn_bytes = 0;
             for frame in frames.drain(..) {
@@ -600,7 +610,7 @@ impl Shard {
         }
         connection.flags.clear(Flags::BACKLOGGED);
         self.backlogged -= 1;
-        self.release_stash(slot);
+        self.forget_measure(slot);
     }
 
     /// Nothing is in flight for a connection: what waited for that.
@@ -646,7 +656,7 @@ impl Shard {
             return;
         }
         let stash = &mut self.stashes[connection.stash.0 as usize];
-        let keep = usize::from(keep_partial && stash.first_sent > 0);
+        let keep = usize::from(keep_partial && stash.first_sent > 0 && !is_planted(Bug::CloseFrameInsideFrame));
         while stash.backlog.len() > keep {
             let queued = stash.backlog.pop_back().expect("the backlog is longer than what is kept");
             self.stats.release(MemoryUse::Backlog, size_of::<Queued>());

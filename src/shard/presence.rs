@@ -14,6 +14,7 @@ use super::home::anonymous_name;
 use super::mesh::{Ask, Consequence, SessionId};
 use super::stats::MemoryUse;
 use crate::limits::{PRESENCE_COALESCE_MS, PRESENCE_COALESCE_SLOW_MS, PRESENCE_PAGE_BYTES_MAX, PRESENCE_SLOW_MEMBERS};
+use crate::planted::{Bug, is_planted};
 use crate::protocol::encode::{self, Counts, ErrorFrame, Members};
 use crate::protocol::id64::{ID64_BYTES, id64, read_id64};
 use crate::protocol::member::{DiffWriter, MemberWriter};
@@ -28,9 +29,9 @@ pub(crate) struct Presence {
     session_high: u32,
     pub(crate) room: HomeIndex,
     pub(crate) user: UserIndex,
-    previous: PresenceIndex,
-    next: PresenceIndex,
-    state: StateIndex,
+    pub(crate) previous: PresenceIndex,
+    pub(crate) next: PresenceIndex,
+    pub(crate) state: StateIndex,
     pub(crate) watches: bool,
 }
 
@@ -41,7 +42,7 @@ impl Presence {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Change {
+pub(crate) enum Change {
     /// It came and went, or went and came as it was.
     Nothing,
     Joined,
@@ -50,23 +51,23 @@ enum Change {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Entry {
-    session: SessionId,
-    presence: PresenceIndex,
+pub(crate) struct Entry {
+    pub(crate) session: SessionId,
+    pub(crate) presence: PresenceIndex,
     /// Invariant: a reference is held, so that the name of one who left can be told.
-    user: UserIndex,
-    change: Change,
+    pub(crate) user: UserIndex,
+    pub(crate) change: Change,
 }
 
 /// Changes of a room that are not yet told.
 #[derive(Debug, Default)]
 pub(crate) struct Diff {
-    entries: Vec<Entry>,
-    by_session: HashTable<u32>,
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) by_session: HashTable<u32>,
     /// Somebody was shown the members while changes were noted here: what came and went may be in that list, and must be told.
     shown: bool,
     /// Changes were not noted, because counts were all that would be told. A list must be asked for anew.
-    partial: bool,
+    pub(crate) partial: bool,
 }
 
 fn session_hash(session: SessionId) -> u64 {
@@ -74,7 +75,7 @@ fn session_hash(session: SessionId) -> u64 {
 }
 
 impl Diff {
-    fn find(&self, session: SessionId) -> Option<usize> {
+    pub(crate) fn find(&self, session: SessionId) -> Option<usize> {
         self.by_session
             .find(session_hash(session), |&place| self.entries[place as usize].session == session)
             .map(|&place| place as usize)
@@ -104,7 +105,7 @@ impl Shard {
     }
 
     /// The first presence of a user in a room.
-    fn group(&self, room: HomeIndex, user: UserIndex) -> Option<PresenceIndex> {
+    pub(crate) fn group(&self, room: HomeIndex, user: UserIndex) -> Option<PresenceIndex> {
         if user.is_none() {
             return None;
         }
@@ -199,8 +200,20 @@ impl Shard {
             self.homes[room.0 as usize].users -= 1;
         }
         self.presences.remove(index);
-        self.free_state(state);
+        if !is_planted(Bug::StateNotFreed) {
+            self.free_state(state);
+        }
         self.users.release(&mut self.stats, user);
+    }
+
+    /// Another presence of the same user beside this one, or this one: what [`Bug::LateLeaveRemovesOtherPresence`] takes for it.
+    pub(crate) fn sibling_of(&self, index: PresenceIndex) -> PresenceIndex {
+        let Presence { room, user, next, .. } = self.presences[index];
+        match self.group(room, user) {
+            Some(first) if first != index => first,
+            Some(_) if next.is_some() && self.presences[next].user == user => next,
+            Some(_) | None => index,
+        }
     }
 
     fn new_state(&mut self, state: Option<&str>) -> StateIndex {
@@ -281,7 +294,9 @@ impl Shard {
                 };
             }
             None => {
-                self.users.hold(user);
+                if !is_planted(Bug::DiffHoldsNoUser) {
+                    self.users.hold(user);
+                }
                 diff.push(Entry { session, presence: index, user, change });
             }
         }
@@ -354,7 +369,8 @@ impl Shard {
                 room.counts_only || diff.partial || diff.entries[..count].iter().any(|entry| entry.change != Change::Nothing);
             if is_worth_telling {
                 // A version that is left out says that what was not noted can't be told.
-                room.version += 1 + u64::from(diff.partial && !room.counts_only);
+                let is_repeated = diff.shown && is_planted(Bug::DiffVersionRepeated);
+                room.version += u64::from(!is_repeated) + u64::from(diff.partial && !room.counts_only);
                 let room = &self.homes[index.0 as usize];
                 if room.counts_only {
                     let counts = Counts { users: u64::from(room.users), connections: u64::from(room.members) };
@@ -453,6 +469,10 @@ impl Shard {
             if count > 0 && (writer.bytes() > PRESENCE_PAGE_BYTES_MAX || count >= limit) {
                 writer.rollback(mark);
                 writer.finish();
+                if is_planted(Bug::PageSkipsMember) && presence.next.is_some() {
+                    let next = self.presences[presence.next];
+                    return Some(u64::from(next.session_high) << 32 | u64::from(presence.next.0));
+                }
                 return Some(u64::from(presence.session_high) << 32 | u64::from(index.0));
             }
             count += 1;

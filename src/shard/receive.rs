@@ -8,6 +8,7 @@ use super::ending::Goodbye;
 use super::seam::{Action, Flow, Key, Received};
 use super::stats::MemoryUse;
 use crate::close::CloseReason;
+use crate::planted::{Bug, is_planted};
 use crate::protocol::ErrorCode;
 use crate::protocol::encode::ErrorFrame;
 use crate::time::Now;
@@ -21,7 +22,8 @@ impl Shard {
     pub(crate) fn is_current(&self, key: Key) -> bool {
         self.connections
             .get(key.slot as usize)
-            .is_some_and(|connection| connection.generation == key.generation && connection.state != State::Free)
+            .filter(|connection| connection.generation == key.generation || is_planted(Bug::StaleGenerationAccepted))
+            .is_some_and(|connection| connection.state != State::Free)
     }
 
     /// Bytes came. They may be changed in place, and are no more needed afterwards but for what was not consumed.
@@ -40,7 +42,8 @@ impl Shard {
         }
         if connection.flags.has(Flags::PAUSED) {
             // It was paused by something else than its own input, of which the driver learns only now.
-            return Received { consumed: 0, flow: Flow::Pause };
+            let lost = if is_planted(Bug::InputLostWhenPaused) { bytes.len() } else { 0 };
+            return Received { consumed: lost, flow: Flow::Pause };
         }
         let mut at = 0;
         if connection.state == State::Upgrading {
@@ -87,6 +90,7 @@ impl Shard {
             let connection = &self.connections[slot as usize];
             if !self.is_current(key) || connection.flags.has(Flags::DISCARD) || connection.flags.has(Flags::CLOSE_WHEN_SENT) {
                 self.assemblers.release(&mut assembler);
+                self.recharge_input(slot);
                 return bytes.len();
             }
             if connection.flags.has(Flags::PAUSED) {
@@ -227,6 +231,7 @@ impl Shard {
         self.assemblers.release(&mut stash.assembler);
         stash.head = Vec::new();
         stash.held.clear();
+        stash.unacknowledged = None;
         self.recharge_input(slot);
     }
 

@@ -8,6 +8,7 @@ use super::local::Stage;
 use super::mesh::{Ask, SessionId, What};
 use super::stats::MemoryUse;
 use crate::close::CloseReason;
+use crate::planted::{Bug, is_planted};
 use crate::protocol::{Dialect, Window, encode};
 use crate::time::{Millis, Now};
 
@@ -112,7 +113,9 @@ impl Shard {
             self.sessions[index].phase = Phase::Detached;
             self.stats.sessions_detached += 1;
             let due = now.mono.after(self.limits.presence_grace_ms);
-            self.detached.push_back((due, self.session_id(index)));
+            if !is_planted(Bug::PresenceGraceForgotten) {
+                self.detached.push_back((due, self.session_id(index)));
+            }
             return;
         }
         self.finish_session(index);
@@ -156,7 +159,7 @@ impl Shard {
 
     /// Sends the leaves that are owed to a home, as far as there is room.
     pub(crate) fn send_owed(&mut self, now: Now, home: usize) {
-        while self.lanes[home].owed_first.is_some() && self.has_room(home) {
+        while self.lanes[home].owed_first.is_some() && (self.has_room(home) || is_planted(Bug::OwedLeaveDropped)) {
             let index = self.lanes[home].owed_first;
             let membership = self.memberships[index];
             self.lanes[home].owed_first = membership.next;
@@ -171,7 +174,9 @@ impl Shard {
                 seq: 0,
                 what: What::Leave { answer: false },
             };
-            self.command(now, home, &ask);
+            if !is_planted(Bug::OwedLeaveDropped) || self.has_room(home) {
+                self.command(now, home, &ask);
+            }
             self.drop_membership(index);
         }
     }
@@ -248,7 +253,9 @@ impl Shard {
         let window = std::mem::take(&mut self.sessions[index].window);
         if window.is_some() {
             let mut pooled = self.windows.remove(window.0 as usize);
-            self.stats.release(MemoryUse::Reorder, pooled.charged);
+            if !is_planted(Bug::ReorderBytesNotReleased) {
+                self.stats.release(MemoryUse::Reorder, pooled.charged);
+            }
             pooled.charged = 0;
             pooled.window.start(0);
             if self.free_windows.len() < FREE_WINDOWS_MAX && pooled.window.bytes_held() <= FREE_WINDOW_BYTES_MAX {
@@ -264,6 +271,8 @@ impl Shard {
             return;
         }
         let pooled = &mut self.windows[window.0 as usize];
+        // Numbers that were given up are behind the session too: it has to know them when the window is gone.
+        self.sessions[index].acked = pooled.window.acked();
         if pooled.window.is_idle() {
             self.release_window(index);
             return;

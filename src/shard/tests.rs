@@ -16,3 +16,4 @@ mod presence;
 mod rooms;
 mod sending;
 mod sequence;
+mod verify;

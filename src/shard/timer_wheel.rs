@@ -127,6 +127,48 @@ impl TimerWheel {
         self.current = Tick(now.0 + 1);
     }
 
+    /// Whether every armed timer stands once in the list of its bucket, in the future, and is of somebody who lives; says what is
+    /// wrong.
+    pub(crate) fn verify(&self, is_living: impl Fn(u32) -> bool) -> Result<(), &'static str> {
+        let mut found = 0;
+        for (word, (&occupied, heads)) in self.occupied.iter().zip(self.heads.chunks(64)).enumerate() {
+            let filled = heads.iter().rev().fold(0, |bits, &head| bits << 1 | u64::from(head != NONE));
+            if filled != occupied {
+                return Err("the map of buckets and the buckets differ");
+            }
+            let mut rest = occupied;
+            while rest != 0 {
+                self.verify_bucket(word * 64 + rest.trailing_zeros() as usize, &mut found, &is_living)?;
+                rest &= rest - 1;
+            }
+        }
+        let armed = self.timers.iter().filter(|timer| Self::is_armed(timer)).count();
+        if found == self.armed && armed == self.armed { Ok(()) } else { Err("not every armed timer is listed and counted") }
+    }
+
+    fn verify_bucket(&self, bucket: usize, found: &mut usize, is_living: &impl Fn(u32) -> bool) -> Result<(), &'static str> {
+        let (mut previous, mut index) = (NONE, self.heads[bucket]);
+        while index != NONE {
+            let Some(timer) = self.timers.get(index as usize) else { return Err("a list leads to a timer that is not there") };
+            if !Self::is_armed(timer) || timer.previous != previous || Self::bucket(timer.due) != bucket {
+                return Err("a timer does not stand where it is listed");
+            }
+            if timer.due < self.current {
+                return Err("a timer is due that was not handed out");
+            }
+            if !is_living(index) {
+                return Err("a timer is armed for nobody");
+            }
+            // More than are armed can only be a circle.
+            *found += 1;
+            if *found > self.armed {
+                return Err("more timers are listed than are armed");
+            }
+            (previous, index) = (index, timer.next);
+        }
+        Ok(())
+    }
+
     /// A tick at or before the earliest due timer: when to look again. `None` if nothing is armed.
     ///
     /// It is exact within one lap; a timer that is further away is reported at its bucket's next turn.
@@ -189,6 +231,7 @@ mod tests {
                         now += (next(&mut state) % 3_000) as u32;
                         let mut due = Vec::new();
                         wheel.advance(Tick(now), &mut due);
+                        assert_eq!(wheel.verify(|_| true), Ok(()), "seed {seed}");
                         due.sort_unstable();
                         let expected: Vec<u32> = (0..64).filter(|&i| model[i as usize].is_some_and(|tick| tick <= now)).collect();
                         assert_eq!(due, expected, "seed {seed}");

@@ -2,7 +2,7 @@
 //!
 //! A session without a name of its own is anonymous: it has no record, and is named `~` and its session id on the wire.
 
-use super::arena::{Arena, UserIndex};
+use super::arena::{Arena, Index, UserIndex};
 use super::stats::{MemoryUse, Stats};
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
@@ -86,6 +86,37 @@ impl Users {
         if let Name::Long(name) = &gone.name {
             stats.release(MemoryUse::Ids, name.len());
         }
+    }
+
+    /// Whether each user is named as often as `named` says of its place, found by its name, and its name charged; says what is wrong.
+    pub(crate) fn verify(&self, named: &[u32], charged: u64) -> Result<(), String> {
+        self.records.verify().map_err(|what| format!("users: {what}"))?;
+        let mut bytes = 0;
+        for (index, user) in self.records.iter() {
+            let held = named.get(index.at()).copied().unwrap_or(0);
+            if user.references != held {
+                return Err(format!("user {} is named {held} times and counts {}", user.name(), user.references));
+            }
+            let hash = self.hasher.hash_one(user.name().as_bytes());
+            if self.by_name.find(hash, |&other| other == index).is_none() {
+                return Err(format!("user {} is not found by its name", user.name()));
+            }
+            if let Name::Long(name) = &user.name {
+                bytes += name.len() as u64;
+            }
+        }
+        if self.by_name.len() != self.records.len() {
+            return Err("names lead to users that are not there".into());
+        }
+        match bytes == charged {
+            true => Ok(()),
+            false => Err(format!("long names take {bytes} bytes, and {charged} are charged")),
+        }
+    }
+
+    /// One more than the highest index ever used.
+    pub(crate) fn extent(&self) -> usize {
+        self.records.extent()
     }
 
     /// The name of a user; `None` for an anonymous session.

@@ -20,13 +20,6 @@ const STALL_MS: u64 = 200;
 /// Keys of closed connections that are remembered, for events that come too late.
 const STALE_KEYS_MAX: usize = 8;
 
-/// An answer that the core waits for.
-#[derive(Clone, Copy, Debug)]
-enum Answer {
-    Probe(Key),
-    Measure(Key, usize),
-}
-
 /// One shard with what its driver keeps.
 pub(crate) struct Driver {
     pub(crate) shard: Shard,
@@ -38,7 +31,8 @@ pub(crate) struct Driver {
     copies: Vec<u8>,
     resumes: Vec<Key>,
     finishes: Vec<Key>,
-    answers: Vec<Answer>,
+    measures: Vec<Key>,
+    probes: Vec<Key>,
     stale: Vec<Key>,
     unread_told: usize,
     overdue: usize,
@@ -58,7 +52,8 @@ impl Driver {
             copies: Vec::new(),
             resumes: Vec::new(),
             finishes: Vec::new(),
-            answers: Vec::new(),
+            measures: Vec::new(),
+            probes: Vec::new(),
             stale: Vec::new(),
             unread_told: 0,
             overdue: 0,
@@ -112,7 +107,7 @@ impl World<'_> {
         }
         let mut busy = self.submit(shard);
         busy |= self.stale_events(shard);
-        busy |= self.answers(shard);
+        busy |= self.probes(shard);
         busy |= self.resumes(shard);
         busy |= self.sockets(shard);
         busy |= self.mesh(shard);
@@ -131,7 +126,7 @@ impl World<'_> {
         let driver = &mut self.drivers[shard];
         driver.overdue = if driver.is_due(now) { driver.overdue + 1 } else { 0 };
         check!(driver.overdue < OVERDUE_MAX, "endless deadline", "shard {shard}: a deadline stays due");
-        busy || driver.shard.has_output() || !driver.resumes.is_empty() || !driver.answers.is_empty()
+        busy || driver.shard.has_output() || !driver.resumes.is_empty() || !driver.probes.is_empty()
     }
 
     /// Submits what was collected and settles it.
@@ -175,6 +170,9 @@ impl World<'_> {
                 self.seen[Fault::ShortSend as usize] += 1;
             }
             let taken = bytes.len().min(room);
+            if let Some(trace) = &mut self.trace {
+                trace.push(format!("shard {shard} at {}: {taken} of {} bytes to peer {id}", self.now.mono.0, bytes.len()));
+            }
             socket.to_client.push(&bytes[..taken]);
             if taken < bytes.len() {
                 failed.push((transmit.ticket, Taken::Short(taken)));
@@ -193,6 +191,14 @@ impl World<'_> {
         collected.clear();
         driver.collected = collected;
         driver.copies.clear();
+        // The kernel counts within the submission, behind its sends.
+        for key in std::mem::take(&mut driver.measures) {
+            if let Some(id) = self.socket_of(shard, key) {
+                let bytes = self.sockets[id].to_client.len();
+                self.drivers[shard].shard.handle_measured(key, bytes as u32);
+            }
+        }
+        let driver = &mut self.drivers[shard];
         for key in std::mem::take(&mut driver.finishes) {
             if let Some(id) = self.socket_of(shard, key) {
                 self.sockets[id].finished = true;
@@ -225,25 +231,20 @@ impl World<'_> {
         true
     }
 
-    /// Answers to probes and measures, as late as may be. A measure is answered before a probe that was asked for after it.
-    fn answers(&mut self, shard: usize) -> bool {
-        if self.drivers[shard].answers.is_empty() {
+    /// Answers to probes, as late as may be.
+    fn probes(&mut self, shard: usize) -> bool {
+        if self.drivers[shard].probes.is_empty() {
             return false;
         }
         if self.calm < 1 && self.shape.has(Fault::PermutedCompletion) && self.rng.chance(2) {
             self.seen[Fault::PermutedCompletion as usize] += 1;
             return true;
         }
-        for answer in std::mem::take(&mut self.drivers[shard].answers) {
-            match answer {
-                Answer::Measure(key, bytes) => self.drivers[shard].shard.handle_measured(key, bytes as u32),
-                Answer::Probe(key) => {
-                    let Some(id) = self.socket_of(shard, key) else { continue };
-                    let socket = &self.sockets[id];
-                    let silent = socket.to_server.is_empty() && socket.stash.is_empty() && !socket.heard;
-                    self.drivers[shard].shard.handle_probed(self.now, key, silent);
-                }
-            }
+        for key in std::mem::take(&mut self.drivers[shard].probes) {
+            let Some(id) = self.socket_of(shard, key) else { continue };
+            let socket = &self.sockets[id];
+            let silent = socket.to_server.is_empty() && socket.stash.is_empty() && !socket.heard;
+            self.drivers[shard].shard.handle_probed(self.now, key, silent);
         }
         true
     }
@@ -470,7 +471,7 @@ impl World<'_> {
         | Action::AwaitWritable(key)
         | Action::Resume(key)) = action;
         let Some(id) = self.socket_of(shard, key) else { fail!("action of a stale key", "{action:?}") };
-        trace!(self, "shard {shard}: {action:?}");
+        trace!(self, "shard {shard} at {}: {action:?}", self.now.mono.0);
         let driver = &mut self.drivers[shard];
         let socket = &mut self.sockets[id];
         match action {
@@ -495,12 +496,9 @@ impl World<'_> {
             Action::Finish(_) => driver.finishes.push(key),
             Action::Probe(_) => {
                 socket.heard = false;
-                driver.answers.push(Answer::Probe(key));
+                driver.probes.push(key);
             }
-            Action::Measure(_) => {
-                let bytes = socket.to_client.len();
-                driver.answers.push(Answer::Measure(key, bytes));
-            }
+            Action::Measure(_) => driver.measures.push(key),
             Action::AwaitWritable(_) => socket.awaits_writable = true,
             Action::Resume(_) => driver.resumes.push(key),
         }

@@ -302,9 +302,14 @@ impl<'plan> World<'plan> {
 
     /// A peer has ended, or will: nothing more is heard of it.
     pub(crate) fn gone(&mut self, id: usize) {
+        let at = self.now.mono;
+        let stalls = self.drivers.iter().map(|driver| driver.stalled_until.since(at));
+        let delays = self.lanes.iter().flatten().map(|lane| lane.until.since(at));
+        // What is under way still counts.
+        let ahead_ms: u64 = stalls.chain(delays).sum();
         let peer = &mut self.peers[id];
         peer.is_ended = true;
-        peer.gone.get_or_insert(Gone { at: self.now.mono, disturbance_ms: self.disturbance_ms });
+        peer.gone.get_or_insert(Gone { at, disturbance_ms: self.disturbance_ms.saturating_sub(ahead_ms) });
     }
 
     // ---- time -----------------------------------------------------------------------------------------------------------

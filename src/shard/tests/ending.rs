@@ -4,7 +4,9 @@ use super::world::{World, WorldConfig};
 use crate::close::CloseReason;
 use crate::limits::{CLOSE_LINGER_MS, HANDSHAKE_DEADLINE_MS, Limits};
 use crate::shard::seam::{Ended, Order};
+use crate::shard::stats::MemoryUse;
 use crate::ws::Opcode;
+use crate::ws::frame::write_masked;
 
 fn world() -> World {
     World::new(WorldConfig::default())
@@ -196,4 +198,26 @@ fn nothing_but_connect_opens() {
         assert_eq!(frames[1].close_code(), Some(4004));
         world.end_all();
     }
+}
+
+/// The connection has ended, its socket takes nothing, and the rest of a message comes with the answer to its close.
+#[test]
+fn unfinished_input_is_charged_no_longer_than_it_is_held() {
+    let mut world = world();
+    let client = world.v1(0, "ann");
+    let mut message = Vec::new();
+    write_masked(&mut message, Opcode::Text, &[b'x'; 3_000], [1, 2, 3, 4]);
+    let (begin, rest) = message.split_at(1_000);
+    world.send_raw(client, begin);
+    world.run();
+    world.clients[client].incoming_max = 0;
+    let by = world.now.mono;
+    world.order(Order::Drain { by });
+    world.run();
+    assert!(world.sum(|stats| stats.memory_bytes[MemoryUse::Assembler as usize]) > 0);
+    world.send_raw(client, rest);
+    world.send_close(client, Some(1000));
+    world.run();
+    assert_eq!(world.sum(|stats| stats.memory_bytes[MemoryUse::Assembler as usize]), 0);
+    world.end_all();
 }

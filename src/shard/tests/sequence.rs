@@ -2,7 +2,7 @@
 
 use super::world::{World, WorldConfig};
 use crate::close::CloseReason;
-use crate::limits::{REORDER_AGE_MS, WINDOW};
+use crate::limits::{Limits, REORDER_AGE_MS, WINDOW};
 use serde_json::Value;
 
 fn world(shards: usize) -> World {
@@ -188,5 +188,35 @@ fn gaps_that_open_and_close_for_ever_are_watched_in_one_place() {
     assert!(world.shard(0).reorders.len() <= 1);
     world.pass(REORDER_AGE_MS + 100);
     assert_eq!(world.shard(0).reorders.len(), 0);
+    world.end_all();
+}
+
+/// The command behind the gap finds its lane full. What was given up stays given up while it waits for room.
+#[test]
+fn a_gap_is_given_up_once_although_the_command_behind_it_has_to_wait() {
+    let limits = Limits { lane_places: Some(4), ..Limits::default() };
+    let mut world = World::new(WorldConfig { shards: 2, limits, ..WorldConfig::default() });
+    let room = world.room_at(1);
+    let (a, b, c) = (world.plain(0, "ann"), world.plain(1, "bob"), world.plain(0, "cem"));
+    world.say(a, &[&join(&room, 1)]);
+    world.say(b, &[&join(&room, 1)]);
+    world.say(c, &[&join(&room, 1)]);
+    world.say(a, &[&publish(&room, 5)]);
+    world.stalled.insert((0, 1));
+    for seq in 2..8 {
+        world.send(c, &publish(&room, seq));
+    }
+    world.run();
+    world.take(a);
+    world.pass(REORDER_AGE_MS + 100);
+    let errors = world.take(a);
+    assert_eq!((errors.len(), &errors[0]["code"]), (1, &"seq_skipped".into()), "{errors:?}");
+    world.stalled.clear();
+    world.run();
+    let mut got = data(&world.take(b));
+    got.sort_unstable();
+    assert_eq!(got, [2, 3, 4, 5, 5, 6, 7]);
+    world.pass(REORDER_AGE_MS + 100);
+    assert!(!world.take_types(a).contains(&"error".to_owned()));
     world.end_all();
 }

@@ -1,7 +1,8 @@
 //! A world of shards with virtual sockets, lanes and a clock that moves only when it is told to.
 //!
 //! The driver here keeps to the contract of [`seam`](crate::shard::seam) and checks the core's side of it: one send a connection
-//! and submission, bytes unmoved until settled, no lane over its places, no output that never ends, no deadline that stays due.
+//! and submission, bytes unmoved until settled, no lane over its places, no output that never ends, no deadline that stays due; and,
+//! now and then, whether everything that a shard holds adds up. With the feature `planted`, `THRONG_PLANTED=name` plants a bug.
 
 use crate::limits::Limits;
 use crate::shard::random::Random;
@@ -18,6 +19,8 @@ use std::collections::{HashSet, VecDeque};
 const ROUNDS_MAX: usize = 200_000;
 /// How long a paused connection is kept after its peer's FIN, as the driver does.
 const HANGUP_GRACE_MS: u64 = 1_000;
+/// Turns from one look at everything that a shard holds to the next: a prime, so that each shard has its turn.
+const TURNS_PER_LOOK: u64 = 61;
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
 /// How the world treats its shards.
@@ -143,6 +146,14 @@ pub(super) struct World {
     pub(super) stalled: HashSet<(usize, usize)>,
     /// So many consequences are delivered before one is lost: a bug planted to see the checkers fail.
     pub(super) loses_after: Option<u64>,
+    turns: u64,
+}
+
+/// The bug that whoever runs the tests wants planted in every world.
+#[cfg(feature = "planted")]
+fn planted_by_name() -> Option<crate::planted::Bug> {
+    let name = std::env::var("THRONG_PLANTED").ok()?;
+    Some(crate::planted::Bug::of_name(&name).unwrap_or_else(|| panic!("no bug is named {name}")))
 }
 
 fn place(lane: Lane) -> usize {
@@ -154,6 +165,8 @@ fn place(lane: Lane) -> usize {
 
 impl World {
     pub(super) fn new(config: WorldConfig) -> World {
+        #[cfg(feature = "planted")]
+        crate::planted::plant(planted_by_name());
         let WorldConfig { shards, slots, limits, seed, disorder } = config;
         let now = Now { mono: Millis(1_000_000), wall: WallMillis(1_700_000_000_000) };
         let mut bytes = [0; 32];
@@ -184,6 +197,7 @@ impl World {
             limits,
             stalled: HashSet::new(),
             loses_after: None,
+            turns: 0,
         }
     }
 
@@ -193,8 +207,7 @@ impl World {
 
     /// The shard that is home to a room.
     pub(super) fn home_of(&self, room: &str) -> usize {
-        let shard = &self.drivers[0].shard;
-        usize::from(shard.home_of(shard.hash(room)).0)
+        usize::from(self.drivers[0].shard.home_of_room(room).0)
     }
 
     /// The first room of a row of names whose home is `shard`.
@@ -425,8 +438,7 @@ impl World {
         }
         self.drivers[shard].shard.handle_turn_end(now);
         happened |= self.collect(shard);
-        let waiters: usize = self.drivers[shard].shard.lanes.iter().map(|lane| lane.waiters.len()).sum();
-        assert!(waiters <= 2 * self.drivers[shard].slots.len(), "connections wait for lanes many times over: {waiters}");
+        self.verify(shard);
         let driver = &mut self.drivers[shard];
         driver.overdue = if is_due(driver) { driver.overdue + 1 } else { 0 };
         assert!(driver.overdue < 10_000, "a deadline stays due however often it is handled");
@@ -435,6 +447,16 @@ impl World {
             || !driver.resumes.is_empty()
             || !driver.probes.is_empty()
             || !driver.measures.is_empty()
+    }
+
+    /// Sees whether what a shard holds adds up, now and then.
+    fn verify(&mut self, shard: usize) {
+        self.turns += 1;
+        if self.turns.is_multiple_of(TURNS_PER_LOOK)
+            && let Err(what) = self.drivers[shard].shard.verify()
+        {
+            panic!("shard {shard} at turn {}: {what}", self.turns);
+        }
     }
 
     /// Submits what was collected and settles it.
@@ -478,6 +500,9 @@ impl World {
         for (key, bytes) in std::mem::take(&mut self.drivers[shard].measures) {
             self.drivers[shard].shard.handle_measured(key, bytes as u32);
         }
+        if self.disorder.shuffles && self.random.below(20) == 0 {
+            self.tell_stale(shard);
+        }
         for key in std::mem::take(&mut self.drivers[shard].probes) {
             let Some(id) = self.client_of(shard, key) else { continue };
             let client = &self.clients[id];
@@ -509,6 +534,20 @@ impl World {
             }
         }
         happened
+    }
+
+    /// Something is told of a slot's last connection, which is over: it has to be ignored, whoever is in the slot now.
+    fn tell_stale(&mut self, shard: usize) {
+        let slot = self.random.below(self.drivers[shard].slots.len() as u64) as usize;
+        let Some(generation) = self.drivers[shard].generations[slot].checked_sub(1) else { return };
+        let key = Key { slot: slot as u32, generation };
+        let core = &mut self.drivers[shard].shard;
+        match self.random.below(4) {
+            0 => core.handle_closed(self.now, key, Ended::Error),
+            1 => core.handle_writable(self.now, key),
+            2 => core.handle_probed(self.now, key, true),
+            _ => drop(core.handle_received(self.now, key, &mut [0xff; 9])),
+        }
     }
 
     fn client_of(&self, shard: usize, key: Key) -> Option<usize> {

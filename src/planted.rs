@@ -1,0 +1,167 @@
+//! Bugs that can be planted in the core, to see that the instruments which judge it would notice them.
+//!
+//! This file names each bug and says whether it is planted. What goes wrong is a line or two where the real code is, which asks
+//! `is_planted`; it knows nothing of how a bug is found. Without the feature `planted` that question is a constant `false`, and the
+//! compiler leaves nothing of it. With the feature a bug is planted for one thread, by whoever tests; no part of the server does it.
+//!
+//! Invariant: each bug is reached by what clients, sockets and lanes do, without a hand inside the core.
+#![forbid(unsafe_code)]
+
+macro_rules! bugs {
+    ($($(#[$doc:meta])* $bug:ident = $name:literal,)*) => {
+        /// A bug that can be planted.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Bug {
+            $($(#[$doc])* $bug,)*
+        }
+
+        impl Bug {
+            /// Every bug.
+            pub const ALL: [Bug; [$($name),*].len()] = [$(Bug::$bug),*];
+
+            /// Its name, in the manner of a metric.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Bug::$bug => $name,)*
+                }
+            }
+        }
+    };
+}
+
+bugs! {
+    // ---- the end of a connection ----
+    /// A reset frees the connection and not its session, which stays in its rooms.
+    ResetSkipsCleanup = "reset_skips_cleanup",
+    /// A connection that was silent after its ping is reaped without asking whether unread input waits in its socket.
+    ReapBeforeProbe = "reap_before_probe",
+    /// A connection that enters its first room keeps the longer heartbeat of those in no room until its timer fires.
+    HeartbeatNotHastened = "heartbeat_not_hastened",
+    /// A session whose connection broke off is not queued for the end of its grace: its presence stays for ever.
+    PresenceGraceForgotten = "presence_grace_forgotten",
+    /// A session that ends while its join is at the home owes no leave when the answer comes.
+    AbandonedJoinStays = "abandoned_join_stays",
+    /// A leave that is owed while its lane is full is forgotten.
+    OwedLeaveDropped = "owed_leave_dropped",
+    /// A drain passes over the first connection of each batch.
+    DrainSkipsSome = "drain_skips_some",
+    /// What waits for a slot's earlier connections is accepted for its present one.
+    StaleGenerationAccepted = "stale_generation_accepted",
+    /// A place of a table is listed as free twice when it is freed, so that two records get it.
+    SlotFreedTwice = "slot_freed_twice",
+
+    // ---- the order of commands ----
+    /// A kept command is executed although the one number before it is still missing.
+    ReorderOffByOne = "reorder_off_by_one",
+    /// A number that a session without a window has used is executed again, as if it came without one.
+    DuplicateExecuted = "duplicate_executed",
+    /// A decision acknowledges everything before it, decided or not.
+    AckBeforeDecided = "ack_before_decided",
+    /// The bytes of a reorder buffer stay charged when it is given back.
+    ReorderBytesNotReleased = "reorder_bytes_not_released",
+    /// A connection that waits for a home a second time, before it held nothing, gets no place among those that wait.
+    LostWakeup = "lost_wakeup",
+    /// A connection whose session still has something undecided is not read on when all that it held is done.
+    PauseNeverResumed = "pause_never_resumed",
+    /// Input that comes for a connection that was paused in the meantime is thrown away.
+    InputLostWhenPaused = "input_lost_when_paused",
+
+    // ---- sending ----
+    /// A frame for a backlogged connection passes the whole frames that wait, as only control frames may.
+    SendPastBacklog = "send_past_backlog",
+    /// The scratch begins anew above 4 KiB, under the sends that lie in it.
+    ScratchReusedBeforeSettle = "scratch_reused_before_settle",
+    /// The copy of a row of frames is taken for that of the next submission's row, whose frames have the same places.
+    CopyOutlivesSettle = "copy_outlives_settle",
+    /// A submission that leaves something for the next lets go of the frames of both.
+    FrameFreedWhilePending = "frame_freed_while_pending",
+    /// A close frame takes the place of the rest of a frame that is partly sent.
+    CloseFrameInsideFrame = "close_frame_inside_frame",
+    /// A slow reader's queue has no bound.
+    SendQueueBoundIgnored = "send_queue_bound_ignored",
+
+    // ---- rooms, and what shards say to each other ----
+    /// A consequence waits until this shard's own consequence lanes have room, as a command does.
+    ConsequenceWaitsOnLane = "consequence_waits_on_lane",
+    /// A member that leaves under a pass stays in the list that the pass walks.
+    LeaveDuringPassStillDelivers = "leave_during_pass_still_delivers",
+    /// A member that joins under a pass gets what was published before it joined.
+    JoinDuringPassDelivers = "join_during_pass_delivers",
+    /// A shard whose last watcher leaves a room gets none of its publications any more, whatever members it has.
+    ShardForgottenWithWatchers = "shard_forgotten_with_watchers",
+    /// A volatile publication, which has no offset, uses one up.
+    VolatileUsesOffset = "volatile_uses_offset",
+    /// A room takes one member more than it may have.
+    RoomHoldsOneTooMany = "room_holds_one_too_many",
+
+    // ---- presence ----
+    /// The leave of a session that is over removes the presence of the same user's other session, if it has one in the room.
+    LateLeaveRemovesOtherPresence = "late_leave_removes_other_presence",
+    /// A diff keeps the version of the one before it if somebody was shown the members in between.
+    DiffVersionRepeated = "diff_version_repeated",
+    /// A diff names a user without holding its record.
+    DiffHoldsNoUser = "diff_holds_no_user",
+    /// The state of a presence stays when the presence goes.
+    StateNotFreed = "state_not_freed",
+    /// A page of members that is full leaves out the member that the next page should begin with.
+    PageSkipsMember = "page_skips_member",
+}
+
+impl Bug {
+    /// The bug of this name.
+    pub fn of_name(name: &str) -> Option<Bug> {
+        Bug::ALL.into_iter().find(|bug| bug.name() == name)
+    }
+}
+
+#[cfg(feature = "planted")]
+thread_local! {
+    static PLANTED: std::cell::Cell<Option<Bug>> = const { std::cell::Cell::new(None) };
+}
+
+/// Plants a bug for this thread in place of the one that is there, or removes it.
+#[cfg(feature = "planted")]
+pub fn plant(bug: Option<Bug>) {
+    PLANTED.set(bug);
+}
+
+/// Whether a bug is planted.
+#[cfg(feature = "planted")]
+pub(crate) fn is_planted(bug: Bug) -> bool {
+    PLANTED.get() == Some(bug)
+}
+
+/// Whether a bug is planted: never, in a build without the feature.
+#[cfg(not(feature = "planted"))]
+#[inline(always)]
+pub(crate) const fn is_planted(_bug: Bug) -> bool {
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_bug_has_a_name_of_its_own() {
+        for bug in Bug::ALL {
+            assert_eq!(Bug::of_name(bug.name()), Some(bug));
+        }
+        assert_eq!(Bug::of_name("none"), None);
+    }
+
+    #[test]
+    fn nothing_is_planted_unless_somebody_does() {
+        assert!(Bug::ALL.into_iter().all(|bug| !is_planted(bug)));
+    }
+
+    #[cfg(feature = "planted")]
+    #[test]
+    fn a_bug_is_planted_for_one_thread_only() {
+        plant(Some(Bug::LostWakeup));
+        assert!(is_planted(Bug::LostWakeup) && !is_planted(Bug::SlotFreedTwice));
+        std::thread::spawn(|| assert!(!is_planted(Bug::LostWakeup))).join().expect("it holds in the other thread");
+        plant(None);
+        assert!(!is_planted(Bug::LostWakeup));
+    }
+}
