@@ -95,3 +95,46 @@ fn every_folder_and_binary_belongs_to_a_target() {
         assert!(!entries(&regressions).is_empty());
     }
 }
+
+/// With one of these bugs planted some input fails. The other bugs are in what a message means, which the simulator judges.
+#[cfg(feature = "planted")]
+#[test]
+fn the_inputs_of_a_queue_or_a_shard_notice_planted_bugs() {
+    use crate::planted::{Bug, plant};
+    const NOTICED: [Bug; 23] = [
+        Bug::ResetSkipsCleanup,
+        Bug::PresenceGraceForgotten,
+        Bug::AbandonedJoinStays,
+        Bug::OwedLeaveDropped,
+        Bug::StaleGenerationAccepted,
+        Bug::SlotFreedTwice,
+        Bug::ReorderOffByOne,
+        Bug::AckBeforeDecided,
+        Bug::ReorderBytesNotReleased,
+        Bug::LostWakeup,
+        Bug::PauseNeverResumed,
+        Bug::SendPastBacklog,
+        Bug::ScratchReusedBeforeSettle,
+        Bug::CopyOutlivesSettle,
+        Bug::FrameFreedWhilePending,
+        Bug::CloseFrameInsideFrame,
+        Bug::SendQueueBoundIgnored,
+        Bug::LeaveDuringPassStillDelivers,
+        Bug::ShardForgottenWithWatchers,
+        Bug::RoomHoldsOneTooMany,
+        Bug::LateLeaveRemovesOtherPresence,
+        Bug::DiffHoldsNoUser,
+        Bug::StateNotFreed,
+    ];
+    let read = |path: PathBuf| std::fs::read(path).expect("it can be read");
+    let inputs = |name: &str| -> Vec<Vec<u8>> { entries(&folder("corpus").join(name)).into_iter().map(read).collect() };
+    let suspects: [(Body, Vec<Vec<u8>>); 3] =
+        [(super::sequence, inputs("sequence")), (super::send_queue, inputs("send_queue")), (super::shard, inputs("shard"))];
+    for bug in NOTICED {
+        plant(Some(bug));
+        let fails = |body: Body, data: &[u8]| std::panic::catch_unwind(|| body(data)).is_err();
+        let is_noticed = suspects.iter().any(|(body, inputs)| inputs.iter().any(|data| fails(*body, data)));
+        plant(None);
+        assert!(is_noticed, "no input notices {}", bug.name());
+    }
+}

@@ -2,8 +2,8 @@
 # Every fuzz target for FUZZ_SECONDS (600) with AddressSanitizer, two side by side, beginning with the committed corpus: none fails.
 #
 # FUZZ_TARGETS names only some of them. What a run finds stays in the build folder, in checks/fuzz/TARGET; the committed corpus is not
-# touched, unless FUZZ_KEEP=1 says that the smallest set of inputs which reaches the same is to take its place. An input that fails is
-# run alone with `cargo +nightly fuzz run TARGET FILE`; once its cause is mended it goes to fuzz/regressions/TARGET.
+# touched, unless FUZZ_KEEP=1 says that the smallest set of inputs which reaches the same code is to take its place. An input that fails
+# is run alone with `cargo +nightly fuzz run TARGET FILE`; once its cause is mended it goes to fuzz/regressions/TARGET.
 set -uo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../support.sh"
 seconds=${FUZZ_SECONDS:-600}
@@ -52,12 +52,12 @@ run_target() {
   return 1
 }
 
-# Puts the smallest set of inputs that reaches the same into the committed corpus.
+# Puts the smallest set of inputs that reaches the same code, however often, into the committed corpus.
 keep() {
   local name=$1 flags fresh=$folder/$1/kept
   mapfile -t flags < <(flags_of "$name")
   rm -rf "$fresh" && mkdir -p "$fresh"
-  "$binaries/$name" "${flags[@]}" -merge=1 "$fresh" "$root/fuzz/corpus/$name" "$folder/$name/corpus" >"$folder/$name.merge.log" 2>&1 || return 1
+  "$binaries/$name" "${flags[@]}" -merge=1 -use_counters=0 "$fresh" "$root/fuzz/corpus/$name" "$folder/$name/corpus" >"$folder/$name.merge.log" 2>&1 || return 1
   rm -rf "$root/fuzz/corpus/$name" && mv "$fresh" "$root/fuzz/corpus/$name"
   say "$name: $(find "$root/fuzz/corpus/$name" -type f | wc -l) inputs kept"
 }
