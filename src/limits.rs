@@ -59,8 +59,9 @@ pub const REORDER_FAILURES_MAX: u8 = 3;
 
 /// Bytes that one send may coalesce by copying. Above: another send in the next submission.
 pub const COALESCE_BYTES_MAX: usize = 16 * 1024;
-/// Bytes of the scratch that coalesced sends of one submission share. Full: the driver submits and settles, then goes on.
-pub const SCRATCH_BYTES: usize = 1024 * 1024;
+/// Bytes of the scratch that coalesced sends of one submission share. Full: the driver submits and settles, then goes on. Fuzzers
+/// make thousands of shards a second, and are to see it full: they get a small one.
+pub const SCRATCH_BYTES: usize = if cfg!(feature = "fuzzing") { 3 * COALESCE_BYTES_MAX } else { 1024 * 1024 };
 /// Bytes of frames that are encoded in one loop turn, each counted once however many it is for. At it the rest of the turn's input
 /// waits for the next turn, so that a burst of input does not become a burst of memory.
 pub const TURN_BYTES_MAX: usize = 256 * 1024;

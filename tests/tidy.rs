@@ -20,7 +20,7 @@ fn root() -> PathBuf {
 /// Every Rust file of the project.
 fn rust_files() -> Vec<File> {
     let mut files = Vec::new();
-    for folder in ["src", "tests", "benches"] {
+    for folder in ["src", "tests", "benches", "fuzz/fuzz_targets"] {
         collect(&root().join(folder), &mut files);
     }
     assert!(files.len() > 10, "only {} files were found: the walk is broken", files.len());

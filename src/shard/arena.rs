@@ -160,6 +160,10 @@ impl<I: Index, T> std::ops::IndexMut<I> for Arena<I, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::collection::vec;
+    use proptest::option;
+    use proptest::prelude::*;
+    use proptest::test_runner::RngSeed;
 
     #[test]
     fn freed_places_are_taken_again_last_first() {
@@ -179,6 +183,71 @@ mod tests {
         assert!(arena.is_full());
         assert!(arena.insert(2).is_none());
         assert_eq!(arena.extent(), 1);
+    }
+
+    /// Inserts (`None`) and removals of the n-th live record.
+    fn operations() -> impl Strategy<Value = Vec<Option<usize>>> {
+        vec(option::of(0..16usize), 0..200)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, rng_seed: RngSeed::Fixed(1), ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_record_stays_what_and_where_it_is_until_it_is_removed(capacity in 0..20usize, operations in operations()) {
+            let mut arena: Arena<UserIndex, usize> = Arena::with_capacity(capacity);
+            let mut live: Vec<(UserIndex, usize)> = Vec::new();
+            for (number, operation) in operations.into_iter().enumerate() {
+                match operation {
+                    None => {
+                        let index = arena.insert(number);
+                        prop_assert_eq!(index.is_some(), live.len() < capacity);
+                        live.extend(index.map(|index| (index, number)));
+                    }
+                    Some(nth) if !live.is_empty() => {
+                        let (index, number) = live.swap_remove(nth % live.len());
+                        prop_assert_eq!(arena.remove(index), number);
+                        prop_assert_eq!(arena.get(index), None);
+                    }
+                    Some(_) => {}
+                }
+                prop_assert_eq!(arena.len(), live.len());
+                for (index, number) in &live {
+                    prop_assert_eq!(arena.get(*index), Some(number));
+                }
+            }
+        }
+
+        #[test]
+        fn it_extends_no_further_than_the_most_that_lived_at_once(operations in operations()) {
+            let mut arena: Arena<UserIndex, ()> = Arena::with_capacity(200);
+            let (mut live, mut most) = (Vec::new(), 0);
+            for operation in operations {
+                match operation {
+                    None => live.extend(arena.insert(())),
+                    Some(nth) if !live.is_empty() => arena.remove(live.swap_remove(nth % live.len())),
+                    Some(_) => {}
+                }
+                most = most.max(live.len());
+                prop_assert_eq!(arena.extent(), most);
+            }
+        }
+
+        #[test]
+        fn what_was_freed_last_is_taken_first(count in 1..20usize, order in vec(any::<usize>(), 1..20)) {
+            let mut arena: Arena<UserIndex, ()> = Arena::with_capacity(count);
+            let mut live: Vec<UserIndex> = (0..count).filter_map(|_| arena.insert(())).collect();
+            let mut freed = Vec::new();
+            for choice in order.into_iter().take(count) {
+                let index = live.swap_remove(choice % live.len());
+                arena.remove(index);
+                freed.push(index);
+            }
+            while let Some(expected) = freed.pop() {
+                prop_assert_eq!(arena.insert(()), Some(expected));
+            }
+            prop_assert_eq!(arena.insert(()), None);
+        }
     }
 
     #[test]

@@ -20,7 +20,7 @@
 //! waits in the middle of a command; a message costs no allocation once warm.
 #![forbid(unsafe_code)]
 
-mod arena;
+pub(crate) mod arena;
 mod audit;
 mod connection;
 mod dispatch;
@@ -39,7 +39,7 @@ mod receive;
 pub mod seam;
 mod session;
 pub mod stats;
-mod timer_wheel;
+pub(crate) mod timer_wheel;
 mod upgrade;
 mod user;
 mod verify;

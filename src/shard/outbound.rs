@@ -486,6 +486,8 @@ impl Shard {
                 let length = self.out.frames.length(frame) as u32;
                 if sent >= length {
                     sent -= length;
+                    // The answer to the upgrade request comes first of all.
+                    connection.flags.clear(Flags::GREETING);
                     continue;
                 }
                 if stash.backlog.is_empty() {

@@ -194,6 +194,10 @@ impl TimerWheel {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::collection::vec;
+    use proptest::option;
+    use proptest::prelude::*;
+    use proptest::test_runner::RngSeed;
 
     /// A generator for tests: SplitMix64.
     fn next(state: &mut u64) -> u64 {
@@ -246,6 +250,91 @@ mod tests {
                     assert_eq!(wheel.due(index as u32).map(|tick| tick.0), *due, "seed {seed}");
                 }
             }
+        }
+    }
+
+    /// Distances in ticks: within a bucket's word, a lap, some laps, and days.
+    fn distance() -> impl Strategy<Value = u32> {
+        prop_oneof![0..70u32, 0..5_000u32, 0..40_000u32, 0..2_000_000u32]
+    }
+
+    /// A wheel that begins at `begin`, with timers 0, 1, … due after these distances.
+    fn armed(begin: u32, distances: &[u32]) -> TimerWheel {
+        let mut wheel = TimerWheel::new(distances.len(), Tick(begin));
+        for (index, distance) in distances.iter().enumerate() {
+            wheel.arm(index as u32, Tick(begin + distance));
+        }
+        wheel
+    }
+
+    fn advanced(wheel: &mut TimerWheel, now: u32) -> Vec<u32> {
+        let mut due = Vec::new();
+        wheel.advance(Tick(now), &mut due);
+        due.sort_unstable();
+        due
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, rng_seed: RngSeed::Fixed(1), ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_timer_is_due_once_and_not_before_its_tick(
+            begin in 0..u32::MAX / 2,
+            distances in vec(distance(), 1..40),
+            jumps in vec(distance(), 1..40),
+        ) {
+            let mut wheel = armed(begin, &distances);
+            let (mut before, mut now) = (None, begin);
+            for jump in jumps {
+                now += jump;
+                // Those whose tick has come since the last advance.
+                let is_due = |tick: u32| tick <= now && before.is_none_or(|before| tick > before);
+                let expected: Vec<u32> =
+                    (0..distances.len()).filter(|&index| is_due(begin + distances[index])).map(|index| index as u32).collect();
+                prop_assert_eq!(advanced(&mut wheel, now), expected);
+                before = Some(now);
+            }
+        }
+
+        #[test]
+        fn a_way_in_steps_hands_out_what_one_jump_does(distances in vec(distance(), 1..40), steps in vec(distance(), 1..20)) {
+            let end = 1_000 + steps.iter().sum::<u32>();
+            let (mut walking, mut jumping) = (armed(1_000, &distances), armed(1_000, &distances));
+            let (mut now, mut walked) = (1_000, Vec::new());
+            for step in steps {
+                now += step;
+                walked.extend(advanced(&mut walking, now));
+            }
+            walked.sort_unstable();
+            prop_assert_eq!(walked, advanced(&mut jumping, end));
+            prop_assert_eq!(walking.next_due().is_none(), jumping.next_due().is_none());
+        }
+
+        #[test]
+        fn who_always_waits_for_the_next_due_tick_meets_each_timer_at_its_own(distances in vec(distance(), 1..40)) {
+            let mut wheel = armed(1_000, &distances);
+            let mut left = distances.len();
+            while let Some(Tick(next)) = wheel.next_due() {
+                for index in advanced(&mut wheel, next) {
+                    prop_assert_eq!(1_000 + distances[index as usize], next);
+                    left -= 1;
+                }
+            }
+            prop_assert_eq!(left, 0);
+        }
+
+        #[test]
+        fn only_the_last_word_about_a_timer_counts(words in vec((0..6u32, option::of(distance())), 1..60), end in distance()) {
+            let mut wheel = TimerWheel::new(6, Tick(1_000));
+            for (index, word) in &words {
+                match word {
+                    Some(distance) => wheel.arm(*index, Tick(1_000 + distance)),
+                    None => wheel.cancel(*index),
+                }
+            }
+            let last = |index: u32| words.iter().rev().find(|(other, _)| *other == index).and_then(|(_, word)| *word);
+            let expected: Vec<u32> = (0..6).filter(|&index| last(index).is_some_and(|distance| distance <= end)).collect();
+            prop_assert_eq!(advanced(&mut wheel, 1_000 + end), expected);
         }
     }
 

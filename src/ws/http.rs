@@ -182,8 +182,13 @@ pub(super) fn find_head(bytes: &[u8]) -> Result<Option<(usize, usize)>, RequestE
     let mut start = 0;
     let mut at = 0;
     while let Some(length) = window[at..].iter().position(|byte| *byte == b'\n') {
-        let line = window[at..at + length].strip_suffix(b"\r").ok_or(RequestError::BadRequest("a line does not end with CRLF"))?;
+        let whole = &window[at..at + length];
+        let line = whole.strip_suffix(b"\r").unwrap_or(whole);
+        // Before the line's end, as it would be if that had not come yet.
         check_line(line)?;
+        if line.len() == whole.len() {
+            return Err(RequestError::BadRequest("a line does not end with CRLF"));
+        }
         let is_leading = at == start;
         at += length + 1;
         match (line.is_empty(), is_leading) {

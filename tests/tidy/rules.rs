@@ -8,7 +8,7 @@ const LINES_MAX: usize = 800;
 pub(crate) const LINES_WISHED: usize = 500;
 
 /// What each top module may import of ours. Imports go downward only.
-const IMPORTS: [(&str, &[&str]); 15] = [
+const IMPORTS: [(&str, &[&str]); 16] = [
     ("limits", &["close", "time"]),
     ("close", &["limits", "time"]),
     ("time", &["limits", "close"]),
@@ -17,6 +17,8 @@ const IMPORTS: [(&str, &[&str]); 15] = [
     ("protocol", &["limits", "close", "time", "planted"]),
     ("tls", &["limits", "close", "time"]),
     ("shard", &["ws", "protocol", "limits", "close", "time", "planted"]),
+    // Tests of the core that a fuzzer drives.
+    ("fuzzing", &["shard", "ws", "protocol", "limits", "close", "time", "planted"]),
     ("client", &["ws", "protocol", "limits", "close", "time"]),
     ("uring", &["limits", "close", "time"]),
     // Joins core, TLS and ring, and never looks inside a message.

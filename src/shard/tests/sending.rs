@@ -219,3 +219,25 @@ fn more_than_the_scratch_holds_goes_out_in_several_submissions() {
         world.end_all();
     }
 }
+
+#[test]
+fn what_waits_behind_a_welcome_that_was_cut_is_dropped_for_a_slow_consumer() {
+    let limits = Limits { message_bytes_max: 4_096, send_queue_bytes_max: 10_000, ..Limits::default() };
+    let mut world = World::new(WorldConfig { limits, ..WorldConfig::default() });
+    let (a, b) = (world.v1(0, "ann"), world.open_socket(0, true));
+    world.say(a, &[JOIN]);
+    world.clients[b].reads = 0;
+    // All of the answer to the upgrade request, and a part of the welcome.
+    world.clients[b].incoming_max = 300;
+    world.request(b, "/ws", Some("throng.v1"));
+    world.send(b, r#"{"type":"connect"}"#);
+    world.send(b, JOIN);
+    world.run();
+    publish(&mut world, a, 2..20, 1_000);
+    assert_eq!(world.closes(CloseReason::SlowConsumer), 1);
+    assert!(world.sum(|stats| stats.send_queue_bytes) < 1_000, "only the rest of the welcome and the close frame wait");
+    world.clients[b].reads = 50;
+    world.run();
+    assert_eq!(world.close_codes(b), [Some(4102)]);
+    world.end_all();
+}

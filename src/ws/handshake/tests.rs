@@ -67,6 +67,19 @@ fn a_head_that_comes_byte_by_byte_is_incomplete_up_to_its_last_byte() {
 }
 
 #[test]
+fn a_line_with_two_faults_is_refused_for_the_same_one_however_it_is_cut() {
+    let refusal = |bytes: &[u8]| match read_head(bytes) {
+        Head::Malformed(error) => Some(error),
+        Head::Incomplete | Head::Complete { .. } => None,
+    };
+    for line in [&b"GET\r /"[..], b"G\x01", b"\r\r"] {
+        let ended = [line, b"\n"].concat();
+        assert!(refusal(line).is_some());
+        assert_eq!(refusal(line), refusal(&ended), "{:?}", String::from_utf8_lossy(line));
+    }
+}
+
+#[test]
 fn requests_without_an_extra_line_are_judged_strictly() {
     let cases: &[(&[&str], &str, u16)] = &[
         (&[], "", 101),
