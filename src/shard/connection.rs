@@ -140,7 +140,7 @@ pub(crate) struct Stash {
     pub(crate) first_sent: u32,
     /// How many control frames stand at the front, behind a frame that is partly sent.
     pub(crate) controls: u32,
-    /// Bytes that the peer had not acknowledged when it was pinged behind a backlog, if the kernel could tell.
+    /// Bytes that the peer had not acknowledged at some time after it was pinged, and what was sent since; if the kernel could tell.
     pub(crate) unacknowledged: Option<u32>,
     /// It has acknowledged some of them since.
     pub(crate) progressed: bool,
@@ -157,6 +157,10 @@ impl Stash {
     }
 
     pub(crate) fn is_idle(&self) -> bool {
-        self.assembler.is_none() && self.head.is_empty() && self.held.is_empty() && self.backlog.is_empty()
+        self.assembler.is_none()
+            && self.head.is_empty()
+            && self.held.is_empty()
+            && self.backlog.is_empty()
+            && self.unacknowledged.is_none()
     }
 }

@@ -364,7 +364,7 @@ impl Shard {
                     if !self.can_command(home) {
                         return Took::Held(Wait::Home(home));
                     }
-                    self.set_watches(membership, watches);
+                    // Whether it watches changes with the answer: a diff before the snapshot that it applies to is of no use.
                     membership
                 }
                 Stage::Joining | Stage::Leaving | Stage::Owed | Stage::Abandoned => return Took::Held(Wait::Decision),

@@ -2,7 +2,8 @@
 //!
 //! A ping is due `heartbeat` after the last inbound byte. The timer is armed lazily: bytes only note their time, and when the timer
 //! fires it is armed again for what is left. A connection that stays silent after its ping is probed before it is taken for dead,
-//! and never while the server itself does not read it. All of it runs on the *fair* clock, which stands still while the loop
+//! and never while the server itself does not read it. One whose ping stands behind much that it has yet to read is alive as long as
+//! it reads: that shows in what the kernel still holds for it, which is looked at twice. All of it runs on the *fair* clock, which stands still while the loop
 //! stood still, so that a stall of the server is held against nobody.
 
 use super::Shard;
@@ -12,6 +13,9 @@ use super::stats::Refusal;
 use crate::close::CloseReason;
 use crate::planted::{Bug, is_planted};
 use crate::time::{Millis, Now, Tick};
+
+/// Unread bytes from which on a silent peer may be a slow one.
+const SLOW_BYTES_MIN: u32 = 256;
 
 impl Shard {
     /// The moment on the fair clock.
@@ -73,6 +77,7 @@ impl Shard {
         let (period, timeout) = (self.heartbeat_ms(slot), self.limits.timeout_ms);
         let due = connection.last_in.start().after(period).tick_ceil();
         if !connection.flags.has(Flags::PINGED) {
+            self.forget_measure(slot);
             if due > self.fair(now) {
                 self.wheel.arm(slot, due);
                 return;
@@ -82,12 +87,17 @@ impl Shard {
             self.push_control(slot, ping);
             self.stats.pings_sent += 1;
             self.measure(slot);
-            // If it is answered the next ping is due a period later, which may be sooner than the timeout.
-            self.arm(slot, now, period.min(timeout));
+            // If it is answered the next ping is due a period later, which may be sooner than half of the timeout.
+            self.arm(slot, now, period.min(timeout / 2));
             return;
         }
-        let deadline = due.start().after(timeout).tick_ceil();
-        if deadline > self.fair(now) {
+        let (middle, deadline) = (due.start().after(timeout / 2).tick_ceil(), due.start().after(timeout).tick_ceil());
+        if middle > self.fair(now) {
+            self.wheel.arm(slot, middle);
+        } else if deadline > self.fair(now) {
+            if !self.has_measure(slot) {
+                self.actions.push_back(Action::Measure(key));
+            }
             self.wheel.arm(slot, deadline);
         } else if connection.flags.has(Flags::PAUSED) && connection.flags.has(Flags::ECHO) {
             // It is not read because it does not read, and its socket has taken nothing for all that time.
@@ -108,14 +118,24 @@ impl Shard {
     /// A connection is pinged, or its ping has to wait in a backlog: notes how much its peer has yet to read, so that it can be seen
     /// whether it does.
     ///
-    /// That is compared when the ping's time is over. Nothing was sent in between: what the socket takes of a backlog is life by
-    /// itself and ends the ping's time. So whatever is less was read.
+    /// That is compared when the ping's time is over. What was sent in between is added, and what the socket takes of a backlog is
+    /// life by itself and ends the ping's time. So whatever is less was read.
     pub(crate) fn measure(&mut self, slot: u32) {
         let connection = &self.connections[slot as usize];
         if connection.flags.has(Flags::PINGED) && connection.flags.has(Flags::BACKLOGGED) {
             let stash = &mut self.stashes[connection.stash.0 as usize];
             (stash.unacknowledged, stash.progressed) = (None, false);
             self.actions.push_back(Action::Measure(Key { slot, generation: connection.generation }));
+        }
+    }
+
+    /// What was measured is of no more use: the peer has shown that it lives.
+    pub(crate) fn forget_measure(&mut self, slot: u32) {
+        let stash = self.connections[slot as usize].stash;
+        if stash.is_some() {
+            let stash = &mut self.stashes[stash.0 as usize];
+            (stash.unacknowledged, stash.progressed) = (None, false);
+            self.release_stash(slot);
         }
     }
 
@@ -129,12 +149,18 @@ impl Shard {
         if !self.is_current(key) {
             return;
         }
-        let stash = self.connections[key.slot as usize].stash;
-        if stash.is_some() {
-            let stash = &mut self.stashes[stash.0 as usize];
-            stash.progressed |= stash.unacknowledged.is_some_and(|before| bytes < before);
-            stash.unacknowledged.get_or_insert(bytes);
+        let connection = &self.connections[key.slot as usize];
+        if connection.state != State::Open || !connection.flags.has(Flags::PINGED) {
+            return;
         }
+        // Who has little to read but the ping is not slow: it needs no place for this, however many fall silent together.
+        if connection.stash.is_none() && bytes < SLOW_BYTES_MIN {
+            return;
+        }
+        let stash = self.stash_of(key.slot);
+        let stash = &mut self.stashes[stash.0 as usize];
+        stash.progressed |= stash.unacknowledged.is_some_and(|before| bytes < before);
+        stash.unacknowledged.get_or_insert(bytes);
     }
 
     /// The answer to [`Action::Probe`]. `silent`: nothing was there to read, and nothing came in the meantime.

@@ -344,6 +344,7 @@ impl Shard {
         }
         record.presence = presence;
         self.locals[local.0 as usize].home_room = room;
+        self.set_watches(membership, !matches!(roster, Roster::Unasked));
         if stage == Stage::Abandoned {
             match is_planted(Bug::AbandonedJoinStays) {
                 true => self.drop_membership(membership),

@@ -258,7 +258,9 @@ impl Shard {
         let stash = &mut self.stashes[connection.stash.0 as usize];
         self.out.frames.hold(frame);
         if control || is_planted(Bug::SendPastBacklog) {
-            let place = (stash.first_sent > 0) as u32 + stash.controls;
+            // Behind the rest of a frame that was sent in part, and behind the answer to the upgrade request.
+            let is_fixed = stash.first_sent > 0 || connection.flags.has(Flags::GREETING);
+            let place = u32::from(is_fixed) + stash.controls;
             stash.controls += 1;
             stash.backlog.insert((place as usize).min(stash.backlog.len()), Queued { frame, length });
         } else {
@@ -525,8 +527,9 @@ impl Shard {
                 break;
             }
             sent -= first.length;
-            // The first frame is a control frame exactly when no data frame was partly sent before it.
-            if stash.controls > 0 && stash.first_sent == 0 {
+            // The first frame is a control frame exactly when none that they stand behind was before it.
+            let is_fixed = stash.first_sent > 0 || connection.flags.has(Flags::GREETING);
+            if stash.controls > 0 && !is_fixed {
                 stash.controls -= 1;
             }
             stash.first_sent = 0;
@@ -536,7 +539,8 @@ impl Shard {
             self.stats.frames_out += 1;
             self.out.frames.release(&mut self.stats, first.frame);
         }
-        if sent > 0 && stash.first_sent == 0 && stash.controls > 0 {
+        let is_fixed = stash.first_sent > 0 || connection.flags.has(Flags::GREETING);
+        if sent > 0 && !is_fixed && stash.controls > 0 {
             // The partly sent frame is a control frame: it is no longer one that others stand behind.
             stash.controls -= 1;
         }
@@ -559,6 +563,10 @@ impl Shard {
             match origin {
                 Origin::Pending(_) => {
                     connection.flags.clear(Flags::GREETING);
+                    if connection.stash.is_some() {
+                        let stash = &mut self.stashes[connection.stash.0 as usize];
+                        stash.unacknowledged = stash.unacknowledged.map(|bytes| bytes.saturating_add(length));
+                    }
                     if connection.state == State::Open && !connection.flags.has(Flags::PAUSED) {
                         // Nothing waits for this: most sends end here.
                         continue;
@@ -600,7 +608,7 @@ impl Shard {
         }
         connection.flags.clear(Flags::BACKLOGGED);
         self.backlogged -= 1;
-        self.release_stash(slot);
+        self.forget_measure(slot);
     }
 
     /// Nothing is in flight for a connection: what waited for that.

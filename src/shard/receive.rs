@@ -231,6 +231,7 @@ impl Shard {
         self.assemblers.release(&mut stash.assembler);
         stash.head = Vec::new();
         stash.held.clear();
+        stash.unacknowledged = None;
         self.recharge_input(slot);
     }
 

@@ -112,6 +112,34 @@ fn an_echo_that_reads_nothing_at_all_is_ended_in_the_end() {
     world.end_all();
 }
 
+/// All that it has yet to read lies in the kernel, and the ping behind it: nothing waits in the server.
+#[test]
+fn a_peer_that_reads_slowly_what_the_kernel_holds_is_alive_and_one_that_stopped_is_not() {
+    let mut world = world(1);
+    let (slow, other) = (world.v1(0, "slow"), world.v1(0, "other"));
+    world.say(slow, &[WATCH]);
+    world.say(other, &[WATCH]);
+    world.pass(5_000);
+    world.clients[slow].reads = 0;
+    let data = "x".repeat(900);
+    for seq in 2..20 {
+        world.say(other, &[&format!(r#"{{"type":"broadcast","roomId":"r","data":"{data}","seq":{seq}}}"#)]);
+    }
+    assert_eq!(world.sum(|stats| stats.send_queue_bytes), 0);
+    for second in 0..40 {
+        world.clients[slow].reads = 300;
+        world.tick(1_000);
+        world.clients[slow].reads = 0;
+        // It is sent more meanwhile, as fast as it reads.
+        let short = &data[..200];
+        world.say(other, &[&format!(r#"{{"type":"broadcast","roomId":"r","data":"{short}","seq":{}}}"#, 20 + second)]);
+    }
+    assert_eq!(world.sum(|stats| stats.ghosts_reaped), 0, "it reads 300 bytes a second");
+    world.pass(GHOST_BOUND_MS);
+    assert_eq!(world.closes(CloseReason::NoPong), 1);
+    world.end_all();
+}
+
 /// So slow that its ping waits in the kernel beyond the timeout, and no room for more is told meanwhile: only what the kernel still
 /// holds shows that it reads.
 #[test]

@@ -124,6 +124,27 @@ fn whoever_was_shown_and_left_within_the_window_is_told_to_have_left() {
 }
 
 #[test]
+fn no_change_is_told_before_the_snapshot_that_it_applies_to() {
+    let mut world = World::new(WorldConfig { shards: 2, ..WorldConfig::default() });
+    let room = world.room_at(1);
+    let join = |seq: u64, presence: bool| format!(r#"{{"type":"join_room","roomId":"{room}","presence":{presence},"seq":{seq}}}"#);
+    let (watcher, a, b) = (world.v1(0, "ann"), world.v1(0, "bob"), world.v1(1, "cat"));
+    world.say(watcher, &[&join(1, true)]);
+    world.say(a, &[&join(1, false)]);
+    world.pass(2_000);
+    world.take(a);
+    // A change is on its way while a member without presence asks for it.
+    world.stalled.insert((1, 0));
+    world.say(b, &[&join(1, false)]);
+    world.pass(2_000);
+    world.say(a, &[&join(2, true)]);
+    world.stalled.clear();
+    world.pass(2_000);
+    assert_eq!(world.take_types(a)[0], "room_joined");
+    world.end_all();
+}
+
+#[test]
 fn who_came_back_is_shown_to_those_who_saw_the_list_without_them() {
     let mut world = World::new(WorldConfig::default());
     let (a, b, c) = (world.v1(0, "ann"), world.v1(0, "bob"), world.v1(0, "cat"));

@@ -52,6 +52,32 @@ fn a_backlog_drains_in_order_whatever_the_socket_takes() {
 }
 
 #[test]
+fn a_pong_does_not_pass_the_answer_to_the_upgrade_request() {
+    // The socket takes nothing at first, a part of the answer, all of it, or a part of the pong.
+    for incoming_max in 0..200 {
+        let mut world = World::new(WorldConfig::default());
+        let client = world.open_socket(0, true);
+        world.clients[client].incoming_max = incoming_max;
+        world.clients[client].reads = 0;
+        world.request(client, "/ws", Some("throng.v1"));
+        for payload in [b"first", b"later"] {
+            world.send_frame(client, Opcode::Ping, payload);
+        }
+        world.send(client, r#"{"type":"connect","user":"ann"}"#);
+        world.run();
+        world.clients[client].reads = usize::MAX;
+        world.clients[client].incoming_max = 1 << 20;
+        world.run();
+        let frames = world.take_frames(client);
+        let pongs: Vec<&[u8]> =
+            frames.iter().filter(|frame| frame.opcode == Opcode::Pong).map(|frame| &frame.payload[..]).collect();
+        assert_eq!(pongs, [b"first", b"later"], "a socket that takes {incoming_max} bytes");
+        assert_eq!(frames.iter().filter(|frame| frame.opcode == Opcode::Text).count(), 1);
+        world.end_all();
+    }
+}
+
+#[test]
 fn control_frames_pass_whole_frames_but_not_the_rest_of_one() {
     // The socket takes the first publication, a part of the second, or a part of a pong.
     for incoming_max in 0..700 {

@@ -1,0 +1,369 @@
+//! What clients are told, held against the model as it comes: order, exactly-once, membership, acknowledgements, presence.
+
+use crate::json::Object;
+use crate::peer::{ACCEPT, Kind, Meaning, Member, digest};
+use crate::plan::Fault;
+use crate::room::Entry;
+use crate::socket::{CLOSE, PING, Pipe, TEXT, read_frame};
+use crate::watch::View;
+use crate::world::World;
+use throng::ws::Opcode;
+
+/// One frame in so many is given to a JSON parser that others wrote.
+const PARSE_ONE_IN: u64 = 64;
+/// Broadcasts of which the canary swallows one.
+const CANARY_EVERY: u64 = 64;
+
+impl World<'_> {
+    /// Takes apart what a client has read.
+    pub(crate) fn hear(&mut self, id: usize, received: &mut Pipe) {
+        if !self.sockets[id].answered && !self.hear_answer(id, received) {
+            return;
+        }
+        loop {
+            let frame = match read_frame(received.front()) {
+                Ok(Some(frame)) => frame,
+                Ok(None) => return,
+                Err(what) => fail!("frames", "peer {id}: {what}"),
+            };
+            check!(!self.sockets[id].heard_close, "after close", "peer {id} got {frame:?} after the close frame");
+            self.frames += 1;
+            let payload = &received.front()[frame.start..frame.end];
+            match frame.opcode {
+                TEXT => self.hear_text(id, payload),
+                CLOSE => self.hear_close(id, payload),
+                PING => {
+                    let copy = payload.to_vec();
+                    self.pong(id, &copy);
+                }
+                _ => {}
+            }
+            received.consume(frame.end);
+        }
+    }
+
+    /// The HTTP answer. Whether frames follow.
+    fn hear_answer(&mut self, id: usize, received: &mut Pipe) -> bool {
+        let Some(end) = received.front().windows(4).position(|bytes| bytes == b"\r\n\r\n") else { return false };
+        self.sockets[id].answered = true;
+        let head = &received.front()[..end];
+        let status = head.get(9..12).unwrap_or(&[]);
+        if status == b"101" {
+            let accepts = head.windows(ACCEPT.len()).any(|bytes| bytes == ACCEPT);
+            check!(accepts, "upgrade", "peer {id}: {:?}", String::from_utf8_lossy(head));
+            self.peers[id].is_upgraded = true;
+            received.consume(end + 4);
+            return true;
+        }
+        let peer = &mut self.peers[id];
+        check!(peer.may_cut, "refused", "peer {id} got {:?}", String::from_utf8_lossy(head));
+        let busy = status == b"503";
+        check!(!busy || head.windows(12).any(|bytes| bytes == b"Retry-After:") || peer.is_ended, "refused", "503 without advice");
+        self.gone(id);
+        self.forget_unread(id);
+        self.sockets[id].vanished = true;
+        false
+    }
+
+    fn hear_close(&mut self, id: usize, payload: &[u8]) {
+        let code = payload.first_chunk::<2>().map_or(1005, |code| u16::from_be_bytes(*code));
+        trace!(self, "peer {id} <- close {code}");
+        let peer = &mut self.peers[id];
+        let drained = code == 4200 && self.drain_by.is_some();
+        check!(peer.may_close.contains(&code) || drained, "innocent closed", "peer {id} ({:?}) was closed with {code}", peer.kind);
+        peer.heard_code = Some(code);
+        self.gone(id);
+        self.sockets[id].heard_close = true;
+        self.send_frame(id, Opcode::Close, &payload[..payload.len().min(2)]);
+    }
+
+    /// The socket was closed: was that in order?
+    pub(crate) fn see_end(&mut self, id: usize) {
+        let peer = &mut self.peers[id];
+        let explained = peer.may_cut || peer.heard_code.is_some() || (peer.is_ended && !peer.is_upgraded);
+        check!(explained, "innocent cut", "peer {id} ({:?}) lost its connection without a word", peer.kind);
+        self.gone(id);
+    }
+
+    fn hear_text(&mut self, id: usize, payload: &[u8]) {
+        trace!(self, "peer {id} <- {}", String::from_utf8_lossy(payload));
+        if self.rng.chance(PARSE_ONE_IN) {
+            let parsed = serde_json::from_slice::<serde_json::Value>(payload);
+            check!(parsed.is_ok_and(|value| value.is_object()), "JSON", "{:?}", String::from_utf8_lossy(payload));
+        }
+        let Some(message) = Object::parse(payload) else { fail!("JSON", "{:?}", String::from_utf8_lossy(payload)) };
+        let room = match message.has("roomId") {
+            true => {
+                let raw = message.text("roomId");
+                let room = self.rooms.iter().position(|room| room.raw.as_bytes() == raw);
+                Some(room.unwrap_or_else(|| fail!("room id", "nobody has joined {:?}", String::from_utf8_lossy(raw))))
+            }
+            false => None,
+        };
+        let is_v1 = self.peers[id].kind == Kind::V1;
+        match (message.text("type"), room) {
+            (b"broadcast", Some(room)) => self.hear_broadcast(id, room, &message),
+            (b"room_joined", Some(room)) => self.hear_joined(id, room, &message),
+            (b"room_left", Some(room)) => self.hear_left(id, room, &message),
+            (b"presence_diff" | b"presence_state", Some(room)) => self.hear_presence(id, room, &message),
+            (b"ack", None) if is_v1 => self.hear_ack(id, &message),
+            (b"nack", None) if is_v1 => {
+                let expected = message.number("expectedSeq").unwrap_or(0);
+                let peer = &self.peers[id];
+                check!(expected > peer.acked && expected < peer.next_seq(), "nack", "peer {id} is asked for {expected}");
+                self.send_again(id, expected);
+            }
+            (b"error", _) => self.hear_error(id, &message),
+            (b"pong", None) => {}
+            (b"welcome", None) if is_v1 => {
+                let session = self.sessions.number(message.text("sessionId"));
+                let known = self.peers[id].session.replace(session);
+                let is_new = !std::mem::replace(&mut self.peers[id].is_welcome, true) && known.is_none_or(|known| known == session);
+                check!(is_new && self.sessions.belongs(session, id), "welcome", "peer {id} is welcome twice, or as another");
+                check!(message.number("nextSeq") == Some(1), "welcome", "the first number is not 1");
+            }
+            (kind, _) => fail!("unexpected", "peer {id} got a {:?}", String::from_utf8_lossy(kind)),
+        }
+    }
+
+    // ---- publications ---------------------------------------------------------------------------------------------------
+
+    fn hear_broadcast(&mut self, id: usize, room: usize, message: &Object<'_>) {
+        self.broadcasts += 1;
+        if self.canary && self.broadcasts.is_multiple_of(CANARY_EVERY) {
+            return;
+        }
+        let raw = message.get("data").unwrap_or(&[]);
+        let (data, from) = (Object::parse(raw), message.get("from").and_then(Object::parse));
+        let (Some(data), Some(from)) = (data, from) else { fail!("broadcast", "peer {id}: no data, or from nobody") };
+        let author = data.number("a").map_or(usize::MAX, |author| author as usize);
+        check!(author < self.peers.len(), "broadcast", "peer {id}: nobody wrote {:?}", String::from_utf8_lossy(raw));
+        let session = self.sessions.number(from.text("connection"));
+        check!(self.sessions.belongs(session, author), "author", "peer {author} is not from session {session}");
+        let known = *self.peers[author].session.get_or_insert(session);
+        check!(known == session, "author", "peer {author} has two sessions");
+        let Some(offset) = message.number("offset") else {
+            return self.hear_volatile(id, room, author, &data);
+        };
+        let number = data.number("n").unwrap_or(u64::MAX) as usize;
+        let Some(publication) = self.peers[author].publications.get(number).copied() else {
+            fail!("broadcast", "peer {author} never wrote number {number}")
+        };
+        check!(publication.digest == digest(raw), "data", "peer {id}: {:?} is not what was written", String::from_utf8_lossy(raw));
+        check!(publication.room == room, "broadcast", "peer {author} wrote {number} in another room");
+        check!(author != id || publication.echo, "own copy", "peer {id} got its own {number} without asking");
+        let known = Entry::Seen { author, number: number as u32 };
+        self.pass_over(id, room, offset);
+        let entry = self.rooms[room].entry(offset);
+        let agrees = match *entry {
+            Entry::Unknown => true,
+            Entry::Own(peer) => peer == author && !publication.echo,
+            seen @ Entry::Seen { .. } => seen == known,
+        };
+        check!(agrees, "same order", "peer {id}: offset {offset} is {known:?}, and was {entry:?}");
+        *entry = known;
+        let first = *self.peers[author].publications[number].offset.get_or_insert(offset);
+        check!(first == offset, "exactly once", "peer {author}'s {number} is at {first} and at {offset}");
+    }
+
+    /// Moves a member's position up to an offset: what it was not shown must be its own.
+    pub(crate) fn pass_over(&mut self, id: usize, room: usize, offset: u64) {
+        let Some(member) = self.peers[id].members[room].as_mut() else {
+            fail!("non-member", "peer {id} got offset {offset} of room {room}, in which it is not")
+        };
+        let before = std::mem::replace(&mut member.position, offset);
+        check!(offset > before, "order", "peer {id}: offset {offset} of room {room} after {before}");
+        for skipped in before + 1..offset {
+            self.must_be_own(id, room, skipped);
+        }
+    }
+
+    /// An offset that a member was not shown.
+    pub(crate) fn must_be_own(&mut self, id: usize, room: usize, offset: u64) {
+        let entry = self.rooms[room].entry(offset);
+        match *entry {
+            Entry::Unknown => *entry = Entry::Own(id),
+            Entry::Own(peer) => {
+                check!(peer == id, "lost", "offset {offset} of room {room} was shown neither to {peer} nor to {id}")
+            }
+            Entry::Seen { author, number } => {
+                let echo = self.peers[author].publications[number as usize].echo;
+                check!(
+                    author == id && !echo,
+                    "lost",
+                    "peer {id} was not shown offset {offset} of room {room}, {author}'s {number}"
+                );
+            }
+        }
+    }
+
+    fn hear_volatile(&mut self, id: usize, room: usize, author: usize, data: &Object<'_>) {
+        let number = data.number("v").unwrap_or(u64::MAX);
+        check!(number < u64::from(self.peers[author].volatiles), "volatile", "peer {author} never wrote {number}");
+        check!(author != id, "own copy", "peer {id} got its own volatile {number}");
+        let number = number as u32;
+        let Some(member) = self.peers[id].members[room].as_mut() else {
+            fail!("non-member", "peer {id} got a volatile publication of room {room}, in which it is not")
+        };
+        match member.volatile.iter_mut().find(|(other, _)| *other == author) {
+            Some((_, last)) => {
+                check!(number > *last, "volatile order", "peer {id}: {author}'s volatile {number} after {last}");
+                *last = number;
+            }
+            None => member.volatile.push((author, number)),
+        }
+    }
+
+    // ---- membership -----------------------------------------------------------------------------------------------------
+
+    fn hear_joined(&mut self, id: usize, room: usize, message: &Object<'_>) {
+        check!(self.rooms[room].hold_epoch(message.text("epoch")), "epoch", "room {room} has another epoch");
+        let Some(offset) = message.number("offset") else { fail!("room_joined", "no offset") };
+        self.answered(id, message, |meaning| matches!(meaning, Meaning::Join { room: other, .. } if other == room));
+        let now = self.now.mono;
+        if self.peers[id].members[room].is_none() {
+            let member = Member { position: offset, since: now, volatile: Vec::new(), view: None };
+            self.peers[id].members[room] = Some(member);
+        } else {
+            // Once more: the head is told, and publications up to it may still be on their way.
+            let position = self.peers[id].members[room].as_ref().map_or(0, |member| member.position);
+            check!(offset >= position, "order", "peer {id}: the head {offset} of room {room} is behind {position}");
+        }
+        let mut view = None;
+        if message.has("version") {
+            let new = view.insert(View::default());
+            if let Err(what) = new.snapshot(message, &mut self.sessions) {
+                fail!("presence", "peer {id}, room {room}: {what}");
+            }
+        }
+        if let Some(member) = self.peers[id].members[room].as_mut() {
+            member.view = view;
+        }
+    }
+
+    fn hear_left(&mut self, id: usize, room: usize, message: &Object<'_>) {
+        check!(message.text("reason") == b"left", "room_left", "peer {id} left for a reason of its own");
+        self.answered(id, message, |meaning| matches!(meaning, Meaning::Leave { room: other } if other == room));
+        check!(self.peers[id].members[room].take().is_some(), "room_left", "peer {id} left room {room}, in which it was not");
+    }
+
+    /// Notes that the command with the message's number was answered.
+    fn answered(&mut self, id: usize, message: &Object<'_>, is_meant: impl Fn(Meaning) -> bool) {
+        let Some(seq) = message.number("seq") else {
+            check!(self.peers[id].kind == Kind::Loose, "answer", "peer {id} got an answer without a number");
+            return;
+        };
+        let acked = self.peers[id].acked;
+        let is_v1 = self.peers[id].kind == Kind::V1;
+        let Some(command) = self.peers[id].command_mut(seq) else { fail!("answer", "peer {id} never sent {seq}") };
+        check!(is_meant(command.meaning), "answer", "peer {id}: {:?} was answered as another", command.meaning);
+        check!(!command.answered && !command.refused, "exactly once", "peer {id}: {seq} was answered twice");
+        check!(!is_v1 || seq > acked, "answer before ack", "peer {id}: {seq} was answered after the ack {acked}");
+        command.answered = true;
+    }
+
+    fn hear_presence(&mut self, id: usize, room: usize, message: &Object<'_>) {
+        let Some(member) = self.peers[id].members[room].as_mut() else {
+            fail!("non-member", "peer {id} is told who is in room {room}, in which it is not")
+        };
+        let is_diff = message.text("type") == b"presence_diff";
+        // Who asks without watching is answered all the same.
+        let Some(view) = member.view.as_mut() else {
+            check!(!is_diff, "presence", "peer {id} is told of changes in room {room} without asking");
+            return;
+        };
+        let heard = if is_diff { view.diff(message, &mut self.sessions) } else { view.snapshot(message, &mut self.sessions) };
+        if let Err(what) = heard {
+            fail!("presence", "peer {id}, room {room}: {what}");
+        }
+    }
+
+    // ---- commands -------------------------------------------------------------------------------------------------------
+
+    fn hear_error(&mut self, id: usize, message: &Object<'_>) {
+        let code = message.text("code");
+        let kind = self.peers[id].kind;
+        let said = || String::from_utf8_lossy(code).into_owned();
+        if code == b"seq_skipped" {
+            check!(kind != Kind::V1, "error", "a numbered session skips");
+            let range = message.get("missing").and_then(Object::parse);
+            let Some((from, to)) = range.and_then(|range| Some((range.number("from")?, range.number("to")?))) else {
+                fail!("error", "seq_skipped without the missing numbers")
+            };
+            for seq in from..=to {
+                if let Some(command) = self.peers[id].command_mut(seq) {
+                    command.refused = true;
+                }
+            }
+            return;
+        }
+        if code == b"seq_duplicate" {
+            check!(kind == Kind::Numbered, "error", "peer {id} got seq_duplicate");
+            return;
+        }
+        let may_err = self.peers[id].may_err;
+        let Some(seq) = message.number("seq").filter(|seq| *seq >= self.peers[id].first_seq) else {
+            // A question or a volatile publication in a room that it is not in, or what it brought upon itself.
+            let expected = may_err || code == b"not_joined" || code == b"room_unavailable";
+            check!(expected, "error", "peer {id} got {}", said());
+            return;
+        };
+        let bounded = self.shape.has(Fault::SmallBounds) || self.shape.has(Fault::MemoryBudget);
+        let acked = self.peers[id].acked;
+        let Some(command) = self.peers[id].command_mut(seq) else {
+            check!(may_err, "error", "peer {id} never sent {seq}");
+            return;
+        };
+        check!(kind != Kind::V1 || seq > acked, "error before ack", "peer {id}: the error of {seq} comes after the ack {acked}");
+        check!(!command.refused && !command.answered, "exactly once", "peer {id}: {seq} is decided twice: {}", said());
+        let is_final = match command.meaning {
+            Meaning::Join { .. } => bounded && matches!(code, b"too_many_rooms" | b"room_full" | b"room_unavailable"),
+            Meaning::Leave { .. } | Meaning::Publish { .. } => code == b"not_joined",
+            Meaning::SetState { .. } => code == b"not_joined" || bounded && code == b"room_unavailable",
+            Meaning::Other => false,
+        };
+        check!(is_final, "error", "peer {id}: {:?} was refused with {}", command.meaning, said());
+        command.refused = true;
+        if let Meaning::Publish { number, .. } = command.meaning {
+            let publication = &mut self.peers[id].publications[number as usize];
+            publication.refused = true;
+            check!(publication.offset.is_none(), "exactly once", "peer {id}: {number} was refused and took effect");
+        }
+    }
+
+    fn hear_ack(&mut self, id: usize, message: &Object<'_>) {
+        let seq = message.number("seq").unwrap_or(0);
+        let peer = &mut self.peers[id];
+        check!(seq >= peer.acked && seq < peer.next_seq(), "ack", "peer {id}: ack {seq} after {}", peer.acked);
+        for decided in peer.acked + 1..=seq {
+            let Some(command) = peer.commands.get((decided - 1) as usize) else { break };
+            let (meaning, refused, answered) = (command.meaning, command.refused, command.answered);
+            let wrong = match meaning {
+                Meaning::Join { room, state } => {
+                    let stand = &mut peer.stands[room];
+                    if !refused {
+                        stand.joined = true;
+                        stand.state = state.or(stand.state);
+                    }
+                    !refused && !answered
+                }
+                Meaning::Leave { room } => {
+                    let stand = std::mem::take(&mut peer.stands[room]);
+                    stand.joined == refused || (!refused && !answered)
+                }
+                Meaning::SetState { room, state } => {
+                    let stand = &mut peer.stands[room];
+                    let joined = stand.joined;
+                    if joined && !refused {
+                        stand.state = Some(state);
+                    }
+                    !joined && !refused
+                }
+                Meaning::Publish { room, .. } => peer.stands[room].joined == refused,
+                Meaning::Other => false,
+            };
+            check!(!wrong, "decided", "peer {id}: {decided}, {meaning:?}, is decided with refused {refused}, answered {answered}");
+        }
+        peer.acked = seq;
+    }
+}

@@ -1,0 +1,361 @@
+//! What holds at any time, and what must have come to be once the faults have stopped: everything acknowledged, everybody shown the
+//! same, presence the truth, and when all have gone, nothing left.
+
+use crate::peer::{Kind, Meaning, Stand};
+use crate::plan::{End, Fault};
+use crate::room::Entry;
+use crate::socket::HELD_BYTES_MAX;
+use crate::world::World;
+use std::collections::HashMap;
+use throng::limits::ROOM_IDLE_MS;
+use throng::shard::stats::MemoryUse;
+use throng::time::Millis;
+
+/// Time after which a vanished client must have been noticed and its last presence told, in ms; the ghost bound is below it.
+const SETTLE_MS: u64 = 45_000;
+/// Time within which a change is told to those who watch, where nothing disturbs it, in ms.
+const TOLD_MS: u64 = 5_000;
+/// What rounds add to a bound, in ms: a step has fewer turns than a server would have in its time.
+const SLACK_MS: u64 = 1_500;
+/// Bytes by which what is under way may exceed the budget of a shard: a turn's deliveries, and a message of each connection.
+const OVER_BUDGET_BYTES_MAX: u64 = 1 << 20;
+
+impl World<'_> {
+    // ---- at any time ----------------------------------------------------------------------------------------------------
+
+    pub(crate) fn look(&mut self) {
+        for driver in &self.drivers {
+            let stats = driver.shard.stats();
+            check!(stats.orphaned_subscriptions == 0, "orphans", "{} orphaned subscriptions", stats.orphaned_subscriptions);
+            check!(stats.room_leave_failures == 0, "leave failures", "{} leaves of unknown members", stats.room_leave_failures);
+            let (held, budget) = (stats.memory_bytes_held(), (self.shape.limits.flex_bytes_max / self.drivers.len()) as u64);
+            check!(held <= budget + OVER_BUDGET_BYTES_MAX, "budget", "{held} bytes are held of {budget}");
+            self.seen[Fault::MemoryBudget as usize] += u64::from(held >= budget);
+        }
+        let watchers: Vec<usize> = self.active.iter().copied().filter(|id| self.is_attentive(*id)).collect();
+        for id in watchers {
+            for room in 0..self.rooms.len() {
+                self.look_at_view(id, room);
+            }
+        }
+    }
+
+    /// Whether a client has read all that there is for it.
+    fn is_attentive(&self, id: usize) -> bool {
+        let (peer, socket) = (&self.peers[id], &self.sockets[id]);
+        !peer.is_ended
+            && peer.read_rate.is_none()
+            && socket.held_bytes_max == HELD_BYTES_MAX
+            && socket.to_client.is_empty()
+            && !socket.awaits_writable
+    }
+
+    /// What a watcher knows must be true but for what is on its way.
+    fn look_at_view(&self, id: usize, room: usize) {
+        let Some(member) = self.peers[id].members[room].as_ref() else { return };
+        let Some(view) = member.view.as_ref().filter(|view| !view.stale) else { return };
+        let Some(list) = &view.list else { return };
+        let now = self.now.mono;
+        for present in list {
+            let Some(owner) = self.sessions.owner(present.session) else { continue };
+            let Some(gone) = self.peers[owner].gone else { continue };
+            let bound = self.shape.limits.ghost_bound_ms() + self.disturbance_ms - gone.disturbance_ms + SLACK_MS;
+            check!(
+                now.since(gone.at) <= bound,
+                "ghost",
+                "peer {id} still sees {owner} in room {room}, who went {} ms ago (bound {bound})",
+                now.since(gone.at)
+            );
+        }
+        let is_calm = |since: Millis| since.max(self.disturbed_until).after(TOLD_MS) < now;
+        if !is_calm(member.since) {
+            return;
+        }
+        for other in self.active.iter().copied() {
+            let peer = &self.peers[other];
+            let is_in = peer.wants.get(room) == Some(&true) && peer.kind == Kind::V1 && self.is_attentive(other);
+            let since = peer.members.get(room).and_then(Option::as_ref).map(|member| member.since);
+            if let (true, Some(since), Some(session)) = (is_in, since, peer.session) {
+                let is_known = !is_calm(since) || view.find(session).is_some();
+                check!(is_known, "unseen", "peer {id} does not see {other} in room {room}, who joined at {since:?}");
+            }
+        }
+    }
+
+    /// Asks every shard whether what it holds adds up.
+    pub(crate) fn verify(&self) {}
+
+    // ---- afterwards -----------------------------------------------------------------------------------------------------
+
+    /// Lets the faults end, everybody behave, and all that follows happen.
+    pub(crate) fn settle(&mut self) {
+        self.calm = 1;
+        trace!(self, "settling at {}", self.now.mono.0);
+        for driver in &mut self.drivers {
+            driver.stalled_until = Millis(0);
+        }
+        for lane in self.lanes.iter_mut().flatten() {
+            lane.until = Millis(0);
+        }
+        for _ in 0..4 {
+            for id in self.active.clone() {
+                self.peers[id].read_rate = None;
+                self.sockets[id].held_bytes_max = 4 * HELD_BYTES_MAX;
+                if self.peers[id].kind == Kind::V1 && !self.peers[id].is_ended {
+                    self.send_again(id, self.peers[id].acked + 1);
+                }
+            }
+            self.run();
+            self.pass(100);
+        }
+        self.pass(SETTLE_MS);
+        for _ in 0..2 {
+            self.ask_again();
+            self.pass(1_500);
+        }
+        self.look();
+        self.verify();
+    }
+
+    /// Watchers that have missed a change ask.
+    fn ask_again(&mut self) {
+        for id in self.active.clone() {
+            for room in 0..self.peers[id].members.len() {
+                let member = self.peers[id].members[room].as_ref();
+                let is_stale = member.is_some_and(|member| member.view.as_ref().is_some_and(|view| view.stale));
+                if is_stale && !self.peers[id].is_ended {
+                    self.ask(id, room);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn judge(&mut self) {
+        if self.drain_by.is_some() {
+            return self.judge_drain();
+        }
+        self.judge_commands();
+        self.judge_presence();
+        self.judge_publications();
+    }
+
+    fn living(&self) -> Vec<usize> {
+        self.active.iter().copied().filter(|id| !self.peers[*id].is_ended).collect()
+    }
+
+    fn judge_drain(&mut self) {
+        for (index, driver) in self.drivers.iter().enumerate() {
+            check!(driver.shard.sockets_held() == 0, "drain", "shard {index} holds {} sockets", driver.shard.sockets_held());
+        }
+        check!(self.active.is_empty(), "drain", "connections are left: {:?}", self.active);
+    }
+
+    /// All commands are decided, and their clients are where these have brought them.
+    fn judge_commands(&mut self) {
+        for id in self.living() {
+            let peer = &self.peers[id];
+            let last = peer.next_seq() - 1;
+            if peer.kind == Kind::V1 {
+                check!(peer.acked == last, "acks arrive", "peer {id}: {} of {last} are acknowledged", peer.acked);
+                check!(peer.is_welcome, "welcome", "peer {id} was never welcome");
+            } else {
+                let stands = self.replay(id);
+                self.peers[id].stands = stands;
+            }
+            let peer = &self.peers[id];
+            for (room, (stand, member)) in peer.stands.iter().zip(&peer.members).enumerate() {
+                check!(
+                    stand.joined == member.is_some(),
+                    "membership",
+                    "peer {id} ({:?}), room {room}: joined {}, and its client thinks {}",
+                    peer.kind,
+                    stand.joined,
+                    member.is_some()
+                );
+            }
+        }
+    }
+
+    /// Where the commands of a plain client have brought it.
+    fn replay(&self, id: usize) -> Vec<Stand> {
+        let mut stands = vec![Stand::default(); self.rooms.len()];
+        for command in self.peers[id].commands.iter().filter(|command| !command.refused) {
+            match command.meaning {
+                Meaning::Join { room, state } => {
+                    stands[room].joined = true;
+                    stands[room].state = state.or(stands[room].state);
+                }
+                Meaning::Leave { room } => stands[room] = Stand::default(),
+                Meaning::SetState { room, state } if stands[room].joined => stands[room].state = Some(state),
+                Meaning::SetState { .. } | Meaning::Publish { .. } | Meaning::Other => {}
+            }
+        }
+        stands
+    }
+
+    /// Everybody who watches knows the truth, and the homes hold no other.
+    fn judge_presence(&mut self) {
+        let living = self.living();
+        let mut presences = 0;
+        for room in 0..self.rooms.len() {
+            let mut truth: Vec<(u32, Option<u32>)> = Vec::new();
+            for id in &living {
+                let stand = self.peers[*id].stands[room];
+                if stand.joined {
+                    truth.push((self.peers[*id].user, stand.state));
+                }
+            }
+            truth.sort_unstable();
+            presences += truth.len() as u64;
+            let mut users: Vec<u32> = truth.iter().map(|(user, _)| *user).collect();
+            users.dedup();
+            for id in &living {
+                let Some(member) = &self.peers[*id].members[room] else { continue };
+                let Some(view) = &member.view else { continue };
+                let Some(list) = &view.list else {
+                    let counts = Some((users.len() as u64, truth.len() as u64));
+                    check!(view.counts == counts, "presence", "peer {id}, room {room}: {:?} instead of {counts:?}", view.counts);
+                    continue;
+                };
+                check!(!view.stale, "presence", "peer {id}, room {room}: it asked, and was not told");
+                let mut known: Vec<(u32, Option<u32>)> = list.iter().map(|present| (present.user, present.state)).collect();
+                known.sort_unstable();
+                check!(known == truth, "presence", "peer {id}, room {room}: it knows {known:?}, and the truth is {truth:?}");
+                let itself = self.peers[*id].session.is_none_or(|session| view.find(session).is_some());
+                check!(itself, "presence", "peer {id} does not see itself in room {room}");
+            }
+        }
+        let held = self.sum(|stats| stats.presences);
+        check!(held == presences, "presence", "homes hold {held} presences, and there are {presences}");
+        let members = self.sum(|stats| stats.room_subscriptions);
+        check!(members == presences, "membership", "shards hold {members} memberships, and there are {presences}");
+    }
+
+    /// Every room's numbering is whole, and every member was shown all of it.
+    fn judge_publications(&mut self) {
+        let heads = self.audit();
+        let mut total = 0;
+        for room in 0..self.rooms.len() {
+            let Some(head) = heads[room] else { continue };
+            let seen = self.rooms[room].log.len() as u64;
+            check!(seen <= head, "numbering", "offset {seen} of room {room} was shown, and its head is {head}");
+            if head > 0 {
+                self.rooms[room].entry(head);
+            }
+            for id in self.living() {
+                let Some(position) = self.peers[id].members[room].as_ref().map(|member| member.position) else { continue };
+                for offset in position + 1..=head {
+                    self.must_be_own(id, room, offset);
+                }
+            }
+            total += head;
+            self.judge_log(room);
+        }
+        if heads.iter().all(Option::is_some) {
+            let counted = self.sum(|stats| stats.publications);
+            let volatile: u64 = self.peers.iter().map(|peer| u64::from(peer.volatiles)).sum();
+            let range = total..=total + volatile;
+            check!(range.contains(&counted), "numbering", "{counted} publications are counted, {total} have an offset");
+        }
+    }
+
+    fn judge_log(&self, room: usize) {
+        let mut last: HashMap<usize, u32> = HashMap::new();
+        let mut own: HashMap<usize, usize> = HashMap::new();
+        let mut unseen = 0;
+        for (place, entry) in self.rooms[room].log.iter().enumerate() {
+            match *entry {
+                Entry::Seen { author, number } => {
+                    let before = last.insert(author, number);
+                    let is_later = before.is_none_or(|before| before < number);
+                    check!(is_later, "sender order", "room {room}, offset {}: {author}'s {number} after {before:?}", place + 1);
+                }
+                Entry::Own(peer) => {
+                    *own.entry(peer).or_default() += 1;
+                    unseen += 1;
+                }
+                Entry::Unknown => unseen += 1,
+            }
+        }
+        let (mut sure, mut possible) = (0, 0);
+        for (id, peer) in self.peers.iter().enumerate() {
+            let candidates = |is_sure: bool| {
+                let commands = peer.commands.iter().enumerate();
+                let count = commands.filter(|(index, command)| match command.meaning {
+                    Meaning::Publish { room: other, number } if other == room => {
+                        let publication = &peer.publications[number as usize];
+                        let is_open = publication.offset.is_none() && !publication.refused;
+                        is_open && (!is_sure || (peer.kind == Kind::V1 && peer.seq_of(*index) <= peer.acked))
+                    }
+                    _ => false,
+                });
+                count.count()
+            };
+            let (certain, all) = (candidates(true), candidates(false));
+            sure += certain;
+            possible += all;
+            let claimed = own.get(&id).copied().unwrap_or(0);
+            check!(claimed <= all, "lost", "peer {id} was not shown {claimed} publications of room {room}; {all} were its own");
+        }
+        check!(
+            (sure..=possible).contains(&unseen),
+            "exactly once",
+            "room {room}: {unseen} offsets were shown to nobody; {sure} acknowledged publications should have one, {possible} may"
+        );
+    }
+
+    /// A newcomer in every room, who is told the heads. `None` where it could not come in.
+    fn audit(&mut self) -> Vec<Option<u64>> {
+        let rooms = self.rooms.len();
+        let Some(id) = self.connect(Kind::V1, 0) else { return vec![None; rooms] };
+        for room in 0..rooms {
+            self.join(id, room, true, None);
+        }
+        self.pass(1_500);
+        (0..rooms).map(|room| self.peers[id].members[room].as_ref().map(|member| member.position)).collect()
+    }
+
+    /// Ends everybody, lets every grace pass, and sees that nothing is left.
+    pub(crate) fn end_all(&mut self) {
+        for id in self.active.clone() {
+            let end = match self.rng.below(4) {
+                0 => End::HalfClose,
+                1 => End::Close(None),
+                2 => End::Vanish,
+                _ => End::Reset,
+            };
+            self.end(id, end);
+        }
+        self.pass(SETTLE_MS);
+        self.pass(ROOM_IDLE_MS + 5_000);
+        check!(self.active.is_empty(), "sockets", "connections are left: {:?}", self.active);
+        check!(self.lanes.iter().flatten().all(|lane| lane.queue.is_empty()), "lanes", "a lane holds something");
+        for (index, driver) in self.drivers.iter().enumerate() {
+            let shard = &driver.shard;
+            let stats = shard.stats();
+            let gauges = [
+                ("has_output", u64::from(shard.has_output())),
+                ("sockets_held", stats.sockets_held),
+                ("connections_active", stats.connections_active),
+                ("room_subscriptions", stats.room_subscriptions),
+                ("leaves_owed", stats.leaves_owed),
+                ("sessions", stats.sessions),
+                ("sessions_detached", stats.sessions_detached),
+                ("users", stats.users),
+                ("rooms_home", stats.rooms_home),
+                ("rooms_idle", stats.rooms_idle),
+                ("rooms_local", stats.rooms_local),
+                ("presences", stats.presences),
+                ("send_queue_bytes", stats.send_queue_bytes),
+            ];
+            for (name, value) in gauges {
+                check!(value == 0, "nothing left", "{name} of shard {index} is {value}");
+            }
+            for memory_use in MemoryUse::ALL {
+                let bytes = stats.memory_bytes[memory_use as usize];
+                check!(bytes == 0, "nothing left", "shard {index} holds {bytes} bytes for {memory_use:?}");
+            }
+        }
+        self.verify();
+    }
+}
