@@ -361,6 +361,7 @@ impl World<'_> {
     fn feed(&mut self, id: usize, bytes: &mut [u8]) {
         let socket = &mut self.sockets[id];
         socket.heard = true;
+        socket.last_fed = self.now.mono;
         let all = bytes.len();
         let received = self.drivers[socket.shard].shard.handle_received(self.now, socket.key, bytes);
         check!(received.consumed <= all, "consumed", "{} of {all} bytes", received.consumed);

@@ -1,16 +1,19 @@
 //! What clients are told, held against the model as it comes: order, exactly-once, membership, acknowledgements, presence.
 
-use crate::json::Object;
-use crate::peer::{ACCEPT, Kind, Meaning, Member, digest};
+use crate::json::{Object, number};
+use crate::peer::{ACCEPT, Kind, Late, Meaning, Member, digest};
 use crate::plan::Fault;
 use crate::room::Entry;
 use crate::socket::{CLOSE, PING, Pipe, TEXT, read_frame};
 use crate::watch::View;
 use crate::world::World;
+use throng::time::{Millis, TICK_MS};
 use throng::ws::Opcode;
 
 /// One frame in so many is given to a JSON parser that others wrote.
 const PARSE_ONE_IN: u64 = 64;
+/// How long before the last moment a late answer comes at most, in ms.
+const LATE_SPREAD_MS: u64 = 100;
 /// Broadcasts of which the canary swallows one.
 const CANARY_EVERY: u64 = 64;
 
@@ -34,7 +37,7 @@ impl World<'_> {
                 CLOSE => self.hear_close(id, payload),
                 PING => {
                     let copy = payload.to_vec();
-                    self.pong(id, &copy);
+                    self.hear_ping(id, copy);
                 }
                 _ => {}
             }
@@ -123,6 +126,31 @@ impl World<'_> {
                 check!(message.number("nextSeq") == Some(1), "welcome", "the first number is not 1");
             }
             (kind, _) => fail!("unexpected", "peer {id} got a {:?}", String::from_utf8_lossy(kind)),
+        }
+    }
+
+    /// Answers a ping at once, or as late as a client may that is not to be taken for dead.
+    fn hear_ping(&mut self, id: usize, payload: Vec<u8>) {
+        let limits = &self.shape.limits;
+        let is_in_room = self.peers[id].members.iter().any(Option::is_some);
+        let due = self.sockets[id].last_fed.after(limits.heartbeat_ms);
+        let is_prompt = self.now.mono.since(due) < LATE_SPREAD_MS && due <= self.now.mono;
+        if self.calm > 0 || !self.shape.has(Fault::LateAnswer) || !is_in_room || !is_prompt || self.rng.chance(2) {
+            return self.send_frame(id, Opcode::Pong, &payload);
+        }
+        self.seen[Fault::LateAnswer as usize] += 1;
+        // The server reckons in ticks, from the beginning of the one in which it last heard something.
+        let before = TICK_MS + self.rng.below(LATE_SPREAD_MS);
+        let at = Millis(due.0 + limits.timeout_ms - before);
+        self.peers[id].late = Some(Late { at, payload });
+    }
+
+    /// A page can't be had, because it began with somebody who has gone: the list is to be asked for anew.
+    fn begin_list_anew(&mut self, id: usize, question: Option<u64>) {
+        for view in self.peers[id].members.iter_mut().flatten().filter_map(|member| member.view.as_mut()) {
+            if view.question.map(u64::from) == question {
+                (view.cursor, view.question, view.stale) = (None, None, true);
+            }
         }
     }
 
@@ -272,9 +300,30 @@ impl World<'_> {
             check!(!is_diff, "presence", "peer {id} is told of changes in room {room} without asking");
             return;
         };
-        let heard = if is_diff { view.diff(message, &mut self.sessions) } else { view.snapshot(message, &mut self.sessions) };
+        let sessions = &mut self.sessions;
+        if is_diff {
+            if let Err(what) = view.diff(message, sessions) {
+                fail!("presence", "peer {id}, room {room}: {what}");
+            }
+            return;
+        }
+        let question = view.question;
+        let is_asked = message.text("id").strip_prefix(b"q").and_then(number).map(|asked| asked as u32);
+        if question.is_none() || is_asked != question {
+            // The answer to an earlier question, after which everything was told again.
+            return;
+        }
+        let heard = match view.cursor.is_some() {
+            true => view.page(message, sessions),
+            false => view.snapshot(message, sessions),
+        };
         if let Err(what) = heard {
             fail!("presence", "peer {id}, room {room}: {what}");
+        }
+        let cursor = view.cursor.clone();
+        view.question = question.filter(|_| cursor.is_some());
+        if let (Some(number), Some(cursor)) = (view.question, cursor) {
+            self.ask_for_page(id, room, number, &format!(r#","cursor":"{cursor}""#));
         }
     }
 
@@ -303,8 +352,12 @@ impl World<'_> {
         }
         let may_err = self.peers[id].may_err;
         let Some(seq) = message.number("seq").filter(|seq| *seq >= self.peers[id].first_seq) else {
-            // A question or a volatile publication in a room that it is not in, or what it brought upon itself.
-            let expected = may_err || code == b"not_joined" || code == b"room_unavailable";
+            // A question or a volatile publication in a room that it is not in, a page after one who has left, or what it brought
+            // upon itself.
+            let expected = may_err || matches!(code, b"not_joined" | b"room_unavailable" | b"bad_cursor");
+            if code == b"bad_cursor" {
+                self.begin_list_anew(id, message.text("id").strip_prefix(b"q").and_then(number));
+            }
             check!(expected, "error", "peer {id} got {}", said());
             return;
         };

@@ -28,6 +28,7 @@ Simulates whole servers from seeds and checks what their clients are told.
   --jobs N      threads (default: one a core)
   --seed N      only this one
   --trace FILE  with --seed: writes a line for each event; - is the standard output
+  --bug NAME    with the feature planted: so many seeds, or all it takes, to find this bug; all: a table of all of them
   --no-shrink   report a failure as it was found
 
 Ends with status 1 at the first failure, and says the seed, the commit and the smallest workload that fails.
@@ -43,11 +44,12 @@ struct Options {
     seed: Option<u64>,
     trace: Option<String>,
     shrinks: bool,
+    bug: Option<String>,
 }
 
 fn options() -> Result<Options, String> {
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
-    let mut options = Options { seeds: 1_000, from: 0, jobs: cores, seed: None, trace: None, shrinks: true };
+    let mut options = Options { seeds: 1_000, from: 0, jobs: cores, seed: None, trace: None, shrinks: true, bug: None };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let mut number = || -> Result<u64, String> {
@@ -60,6 +62,7 @@ fn options() -> Result<Options, String> {
             "--jobs" => options.jobs = number()?.max(1),
             "--seed" => options.seed = Some(number()?),
             "--trace" => options.trace = Some(words.next().ok_or("--trace needs a file")?),
+            "--bug" => options.bug = Some(words.next().ok_or("--bug needs a name")?),
             "--no-shrink" => options.shrinks = false,
             "--help" | "-h" => return Err(HELP.to_owned()),
             other => return Err(format!("unknown option {other}; see --help")),
@@ -76,6 +79,9 @@ fn main() {
             std::process::exit(i32::from(text != HELP) * 2);
         }
     };
+    if let Some(name) = &options.bug {
+        std::process::exit(i32::from(!find(name, &options)));
+    }
     let is_clean = match options.seed {
         Some(seed) => one(seed, &options),
         None => many(&options),
@@ -93,6 +99,33 @@ fn one(seed: u64, options: &Options) -> bool {
     }
     println!("{}", tell(&plan, &outcome, options));
     outcome.failure.is_none()
+}
+
+/// Looks for planted bugs. True if each was found.
+#[cfg(feature = "planted")]
+fn find(name: &str, options: &Options) -> bool {
+    use throng::planted::Bug;
+    let bugs: Vec<Bug> = Bug::ALL.into_iter().filter(|bug| name == "all" || bug.name() == name).collect();
+    let mut all = !bugs.is_empty();
+    for bug in bugs {
+        let seeds = options.seed.map_or(options.from..options.from + options.seeds, |seed| seed..seed + 1);
+        let plan = |seed| Plan { bug: Some(bug), ..Plan::new(seed) };
+        let found = seeds.clone().find_map(|seed| run::run(&plan(seed), false).failure.map(|failure| (seed, failure)));
+        match found {
+            Some((seed, ref failure)) => {
+                println!("{:<36}{:>6}  {}: {}", bug.name(), seed - options.from + 1, failure.checker, failure.detail)
+            }
+            None => println!("{:<36} not in {} seeds", bug.name(), options.seeds),
+        }
+        all &= found.is_some();
+    }
+    all
+}
+
+#[cfg(not(feature = "planted"))]
+fn find(_name: &str, _options: &Options) -> bool {
+    println!("no bug can be planted in this build: add --features planted");
+    false
 }
 
 fn tell(plan: &Plan, outcome: &run::Outcome, options: &Options) -> String {

@@ -15,6 +15,8 @@ use throng::ws::frame::write_masked;
 const USERS: u64 = 20;
 /// Commands that a client has unacknowledged at most, so that a gap does not fill the reorder buffer by itself.
 const UNACKED_MAX: u64 = 40;
+/// Members that a client asks for in one question.
+const PAGE_MEMBERS: usize = 5;
 /// A key of RFC 6455's own example, and what it is answered with.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 pub(crate) const ACCEPT: &[u8] = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
@@ -85,6 +87,13 @@ pub(crate) struct Gone {
     pub(crate) disturbance_ms: u64,
 }
 
+/// A pong that is yet to be sent.
+#[derive(Debug)]
+pub(crate) struct Late {
+    pub(crate) at: Millis,
+    pub(crate) payload: Vec<u8>,
+}
+
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) kind: Kind,
@@ -99,6 +108,7 @@ pub(crate) struct Peer {
     pub(crate) commands: Vec<Command>,
     pub(crate) publications: Vec<Publication>,
     pub(crate) volatiles: u32,
+    pub(crate) questions: u32,
     pub(crate) members: Vec<Option<Member>>,
     /// By room: what the decided commands came to (`throng.v1`).
     pub(crate) stands: Vec<Stand>,
@@ -118,6 +128,7 @@ pub(crate) struct Peer {
     pub(crate) is_ended: bool,
     pub(crate) gone: Option<Gone>,
     pub(crate) heard_code: Option<u16>,
+    pub(crate) late: Option<Late>,
     /// Nothing more comes of it.
     pub(crate) is_done: bool,
 }
@@ -365,8 +376,19 @@ impl World<'_> {
         (0..rooms).map(|step| (room + step) % rooms).find(|room| wants[*room]).unwrap_or(room)
     }
 
+    /// Asks who is in a room, page by page.
     pub(crate) fn ask(&mut self, id: usize, room: usize) {
-        let text = format!(r#"{{"type":"presence","roomId":"{}","id":"all"}}"#, self.rooms[room].raw);
+        self.peers[id].questions += 1;
+        let number = self.peers[id].questions;
+        if let Some(view) = self.peers[id].members[room].as_mut().and_then(|member| member.view.as_mut()) {
+            (view.question, view.cursor) = (Some(number), None);
+        }
+        self.ask_for_page(id, room, number, "");
+    }
+
+    pub(crate) fn ask_for_page(&mut self, id: usize, room: usize, number: u32, cursor: &str) {
+        let raw = &self.rooms[room].raw;
+        let text = format!(r#"{{"type":"presence","roomId":"{raw}","id":"q{number}","limit":{PAGE_MEMBERS}{cursor}}}"#);
         self.send_text(id, &text);
     }
 
@@ -378,12 +400,22 @@ impl World<'_> {
             let text = self.command(id, r#""type":"ping""#, Meaning::Other);
             self.send_text(id, &text);
         }
-        let mut texts: Vec<String> = (0..count).map(|_| self.publication(id, room, 8, false)).collect();
-        if self.peers[id].kind != Kind::Loose {
+        let mut texts = Vec::new();
+        let mut room = room;
+        if self.rng.chance(3) {
+            // What follows has to wait for the answer.
+            room = self.rng.index(self.rooms.len());
+            let body = format!(r#""type":"join_room","roomId":"{}""#, self.rooms[room].raw);
+            texts.push(self.command(id, &body, Meaning::Join { room, state: None }));
+        }
+        texts.extend((0..count).map(|_| self.publication(id, room, 8, false)));
+        let kind = self.peers[id].kind;
+        if kind != Kind::Loose {
             self.rng.shuffle(&mut texts);
             self.seen[Fault::ReorderedSeq as usize] += 1;
         }
-        if lose && self.peers[id].kind == Kind::V1 {
+        if lose && kind != Kind::Loose {
+            // A plain client does not send again: its missing numbers are given up in time.
             self.seen[Fault::LostSeq as usize] += 1;
             self.peers[id].allow(&[4203]);
             texts.retain(|_| self.rng.below(3) > 0);
@@ -523,11 +555,6 @@ impl World<'_> {
         }
         peer.allow(&[4102]);
         peer.may_cut = true;
-    }
-
-    /// Answers a ping.
-    pub(crate) fn pong(&mut self, id: usize, payload: &[u8]) {
-        self.send_frame(id, Opcode::Pong, payload);
     }
 }
 

@@ -47,6 +47,8 @@ faults! {
     Reset,
     /// A client vanishes: nothing comes from it any more, and nothing says so.
     SilentDeath,
+    /// A client answers a ping at the last moment.
+    LateAnswer,
     /// A client closes, with all kinds of codes, and comes back at once.
     CloseFrame,
     /// A command comes again.
@@ -199,6 +201,9 @@ pub(crate) struct Plan {
     pub(crate) steps: Vec<Step>,
     /// The run is to fail: now and then a client does not hear what it was sent.
     pub(crate) canary: bool,
+    /// A bug that is planted in the core.
+    #[cfg(feature = "planted")]
+    pub(crate) bug: Option<throng::planted::Bug>,
 }
 
 /// Shards of the usual workload.
@@ -219,7 +224,14 @@ impl Plan {
             let at = OPERATIONS - 1 - rng.index(200);
             steps[at].op = Op::Drain;
         }
-        Plan { seed, shape, steps, canary: false }
+        Plan {
+            seed,
+            shape,
+            steps,
+            canary: false,
+            #[cfg(feature = "planted")]
+            bug: None,
+        }
     }
 }
 
@@ -255,7 +267,7 @@ impl Shape {
             limits.connections_max = SEATS * 3 / 4;
         }
         if shape.has(Fault::MemoryBudget) {
-            limits.flex_bytes_max = shards * rng.pick(&[24, 48, 96]) * 1_024;
+            limits.flex_bytes_max = shards * rng.pick(&[3, 6, 12, 24]) * 1_024;
         }
         if shape.has(Fault::SmallBounds) {
             limits.rooms_per_connection_max = 3;
@@ -342,6 +354,7 @@ fn faulty(rng: &mut Rng, shape: &Shape, room: u8) -> Option<Op> {
         | Fault::PermutedCompletion
         | Fault::StaleEvent
         | Fault::Fragments
+        | Fault::LateAnswer
         | Fault::LaneFull
         | Fault::AdmissionFull
         | Fault::MemoryBudget

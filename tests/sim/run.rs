@@ -47,6 +47,8 @@ pub(crate) fn run(plan: &Plan, traced: bool) -> Outcome {
     let mut world = World::new(plan, traced);
     let start = world.now.mono;
     RUNNING.set(true);
+    #[cfg(feature = "planted")]
+    throng::planted::plant(plan.bug);
     let result = catch_unwind(AssertUnwindSafe(|| world.play()));
     RUNNING.set(false);
     let failure = result.err().map(|cause| match cause.downcast::<Failure>() {

@@ -69,6 +69,8 @@ pub(crate) struct Socket {
     pub(crate) awaits_writable: bool,
     /// Something came since the last probe.
     pub(crate) heard: bool,
+    /// When the core last got bytes of it.
+    pub(crate) last_fed: Millis,
     /// Bytes that the kernel holds for the client.
     pub(crate) to_client: Pipe,
     pub(crate) held_bytes_max: usize,
@@ -103,6 +105,7 @@ impl Socket {
             hung_up: None,
             awaits_writable: false,
             heard: false,
+            last_fed: Millis(0),
             to_client: Pipe::default(),
             held_bytes_max: HELD_BYTES_MAX,
             finished: false,

@@ -50,32 +50,50 @@ pub(crate) struct View {
     pub(crate) counts: Option<(u64, u64)>,
     /// Something was missed: the client must ask.
     pub(crate) stale: bool,
+    /// Where the next page begins, while the list has not come whole.
+    pub(crate) cursor: Option<String>,
+    /// The question that was last asked, while it is not answered whole.
+    pub(crate) question: Option<u32>,
 }
 
 impl View {
     /// Takes in a `room_joined` or `presence_state`. `Err` says what is wrong with it.
     pub(crate) fn snapshot(&mut self, message: &Object<'_>, sessions: &mut Sessions) -> Result<(), String> {
-        *self = View { version: message.number("version").ok_or("no version")?, ..View::default() };
-        if let Some(members) = message.get("members") {
-            let mut list = Vec::new();
-            for member in items(members) {
-                let member = Object::parse(member).ok_or("a member is no object")?;
-                let user = user(&member)?;
-                for connection in items(member.get("connections").ok_or("a member has no connections")?) {
-                    let connection = Object::parse(connection).ok_or("a connection is no object")?;
-                    list.push(present(&connection, user, sessions)?);
-                }
-            }
-            list.sort_unstable();
-            if list.windows(2).any(|pair| pair[0].session == pair[1].session) {
-                return Err("a connection is listed twice".to_owned());
-            }
-            self.list = Some(list);
-            // What follows on further pages is asked for by nobody here.
-            self.stale = message.has("cursor");
-            return Ok(());
+        let version = message.number("version").ok_or("no version")?;
+        *self = View { version, question: self.question, ..View::default() };
+        if message.has("members") {
+            self.list = Some(Vec::new());
+            self.page(message, sessions)?;
+            let told = items(message.get("members").unwrap_or(&[])).filter_map(Object::parse);
+            let count: usize = told.map(|member| items(member.get("connections").unwrap_or(&[])).count()).sum();
+            let is_exact = self.list.as_ref().is_some_and(|list| list.len() == count);
+            return if is_exact { Ok(()) } else { Err("a connection is listed twice".to_owned()) };
         }
         self.count(message)
+    }
+
+    /// Takes in one more page of the list.
+    pub(crate) fn page(&mut self, message: &Object<'_>, sessions: &mut Sessions) -> Result<(), String> {
+        let Some(list) = &mut self.list else {
+            self.cursor = None;
+            return Ok(());
+        };
+        for member in items(message.get("members").ok_or("no members")?) {
+            let member = Object::parse(member).ok_or("a member is no object")?;
+            let user = user(&member)?;
+            for connection in items(member.get("connections").ok_or("a member has no connections")?) {
+                let connection = Object::parse(connection).ok_or("a connection is no object")?;
+                let new = present(&connection, user, sessions)?;
+                match list.binary_search_by_key(&new.session, |present| present.session) {
+                    // It changed since an earlier page.
+                    Ok(place) => list[place] = new,
+                    Err(place) => list.insert(place, new),
+                }
+            }
+        }
+        let cursor = message.has("cursor").then(|| String::from_utf8_lossy(message.text("cursor")).into_owned());
+        self.cursor = cursor;
+        Ok(())
     }
 
     /// Takes in a `presence_diff`.
@@ -83,7 +101,7 @@ impl View {
         let version = message.number("version").ok_or("no version")?;
         if message.has("counts") {
             self.version = version;
-            self.list = None;
+            (self.list, self.cursor, self.question) = (None, None, None);
             return self.count(message);
         }
         if version <= self.version {

@@ -9,6 +9,7 @@ use crate::socket::{Pipe, Socket};
 use crate::watch::Sessions;
 use throng::shard::{Ended, Order, Shard, ShardConfig, ShardId, Stats};
 use throng::time::{Millis, Now, WallMillis};
+use throng::ws::Opcode;
 
 /// Rounds in which everything that is due without time going on must have happened.
 const ROUNDS_MAX: usize = 200_000;
@@ -282,6 +283,7 @@ impl<'plan> World<'plan> {
             commands: Vec::new(),
             publications: Vec::new(),
             volatiles: 0,
+            questions: 0,
             members: Vec::new(),
             stands: Vec::new(),
             wants: Vec::new(),
@@ -294,6 +296,7 @@ impl<'plan> World<'plan> {
             is_ended: false,
             gone: None,
             heard_code: None,
+            late: None,
             is_done: false,
         });
         self.active.push(id);
@@ -361,7 +364,8 @@ impl<'plan> World<'plan> {
             Some(_) => Some(driver.stalled_until),
             None => driver.shard.poll_timeout(),
         });
-        drivers.chain(hangups).chain(lanes).min()
+        let answers = self.active.iter().filter_map(|id| self.peers[*id].late.as_ref()).map(|late| late.at);
+        drivers.chain(hangups).chain(lanes).chain(answers).min()
     }
 
     /// One turn of each shard, and one read of each client. Whether there is anything left to do.
@@ -385,6 +389,10 @@ impl<'plan> World<'plan> {
 
     /// A client reads what it may.
     fn read(&mut self, id: usize) -> bool {
+        let now = self.now.mono;
+        if let Some(late) = self.peers[id].late.take_if(|late| late.at <= now) {
+            self.send_frame(id, Opcode::Pong, &late.payload);
+        }
         let socket = &mut self.sockets[id];
         let peer = &mut self.peers[id];
         if socket.closed && (socket.to_client.is_empty() || socket.vanished || socket.end == Some(Ended::Error)) {
