@@ -163,6 +163,7 @@ pub(crate) struct Frame {
 }
 
 /// What a frame of this length is charged: the buffer that it has if it comes from a pool.
+#[inline]
 pub(crate) fn charge_of(length: usize) -> usize {
     if length <= 1 << CLASS_MAX { length.next_power_of_two().max(1 << CLASS_MIN) } else { length }
 }
