@@ -9,6 +9,8 @@ use throng::control::serve;
 use throng::shard::Shard;
 use throng::uring::thread;
 
+// A sanitizer has an allocator of its own, which knows where each block ends.
+#[cfg(not(watched))]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,11 +1,15 @@
 //! The command line: what can be asked for, and what is refused before anything is opened.
 
 use super::clock::{MILLISECOND, Nanos, SECOND};
+use super::scenario::hostile::CONNECTIONS_MIN;
 use super::target::{Admin, Target};
 use clap::{Args, Subcommand};
 
 /// Connections of a run. Above: refused.
 const CONNECTIONS_MAX: i64 = 1_000_000;
+/// Hostile connections of a run, at least and at most: they share one thread.
+const HOSTILE_MIN: i64 = CONNECTIONS_MIN as i64;
+const HOSTILE_MAX: i64 = 4_000;
 /// The longest duration that can be asked for.
 const DURATION_MAX: Nanos = 24 * 3_600 * SECOND;
 
@@ -35,6 +39,8 @@ pub(super) enum Scenario {
     Incident(Incident),
     /// Groups publish to each other as fast as their windows allow: nothing may be lost or get stuck
     Flood(Flood),
+    /// Clients that do whatever they must not, and well-behaved ones among them that must not notice
+    Hostile(Hostile),
     /// More connections than one process has file descriptors; the one after the last allowed gets 503
     Many(Many),
 }
@@ -254,6 +260,24 @@ pub(super) struct Flood {
 }
 
 #[derive(Args, Clone, Debug)]
+pub(super) struct Hostile {
+    #[command(flatten)]
+    pub(super) common: Common,
+    /// Hostile connections at a time: at least one for each kind of action
+    #[arg(long, default_value = "500", value_parser = clap::value_parser!(u32).range(HOSTILE_MIN..=HOSTILE_MAX))]
+    pub(super) connections: u32,
+    /// Rooms of four well-behaved clients each
+    #[arg(long, default_value = "6", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(super) rooms: u32,
+    /// How long they act. Afterwards the server has 90 s to be as it was
+    #[arg(long, default_value = "3m", value_parser = duration)]
+    pub(super) duration: Nanos,
+    /// Makes every connection choose the same actions again, in the same order
+    #[arg(long, default_value = "1")]
+    pub(super) seed: u64,
+}
+
+#[derive(Args, Clone, Debug)]
 pub(super) struct Many {
     #[command(flatten)]
     pub(super) common: Common,
@@ -331,6 +355,8 @@ mod tests {
             ("bench density --bytes-max 3", "--pid"),
             ("bench fanout --plain --peer-raw", "cannot be used with"),
             ("bench storm --admin http://1.1.1.1:80", "loopback"),
+            ("bench hostile --connections 3", "..=4000"),
+            ("bench hostile --rooms 0", "1..=64"),
             ("bench nonsense", "unrecognized subcommand"),
         ] {
             let error = parse(line).expect_err(line);

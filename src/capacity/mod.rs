@@ -17,6 +17,7 @@ mod crew;
 mod message;
 mod observe;
 mod outbox;
+mod random;
 mod report;
 mod scenario;
 mod statistics;
@@ -63,6 +64,7 @@ pub fn run(matches: &ArgMatches, facts: Facts) -> ExitCode {
         Scenario::SlowReader(args) => (&args.common, scenario::slow_reader::run(args)),
         Scenario::Incident(args) => (&args.common, scenario::incident::run(args)),
         Scenario::Flood(args) => (&args.common, scenario::flood::run(args)),
+        Scenario::Hostile(args) => (&args.common, scenario::hostile::run(args)),
         Scenario::Many(args) => (&args.common, scenario::many::run(args)),
     };
     match report {

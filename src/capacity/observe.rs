@@ -93,7 +93,7 @@ impl Metrics {
     }
 
     /// Reads the text format of Prometheus. Lines that are no samples are left out.
-    fn parse(text: &str) -> Metrics {
+    pub(super) fn parse(text: &str) -> Metrics {
         let sample = |line: &str| {
             let (series, value) = line.rsplit_once(' ')?;
             (!line.starts_with('#')).then_some(())?;

@@ -4,6 +4,7 @@
 //! order and leave as one send.
 
 use super::clock::Nanos;
+use super::random::Random;
 use crate::ws::Opcode;
 use crate::ws::frame::write_masked;
 use std::cmp::Reverse;
@@ -38,7 +39,7 @@ pub(super) enum Order {
 #[derive(Debug)]
 pub(super) struct Outbox {
     now: Nanos,
-    random: u64,
+    random: Random,
     /// Frames of this turn, one after the other.
     bytes: Vec<u8>,
     /// The same as lists, one for each connection.
@@ -63,7 +64,7 @@ impl Outbox {
     pub(super) fn new(connections: usize, seed: u64) -> Outbox {
         Outbox {
             now: 0,
-            random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
+            random: Random::new(seed),
             bytes: Vec::new(),
             pieces: Vec::new(),
             lists: vec![(NONE, NONE); connections],
@@ -85,7 +86,7 @@ impl Outbox {
 
     /// Sends a frame.
     pub(super) fn send(&mut self, connection: u32, opcode: Opcode, payload: &[u8]) {
-        let mask = (self.random() as u32).to_ne_bytes();
+        let mask = (self.random.next() as u32).to_ne_bytes();
         self.append(connection, |bytes| write_masked(bytes, opcode, payload, mask));
     }
 
@@ -125,17 +126,9 @@ impl Outbox {
         self.orders.push((connection, Order::SlowDown));
     }
 
-    /// A pseudo-random number (xorshift64*): for masks and jitter, not for secrets.
-    pub(super) fn random(&mut self) -> u64 {
-        self.random ^= self.random >> 12;
-        self.random ^= self.random << 25;
-        self.random ^= self.random >> 27;
-        self.random.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
     /// A pseudo-random number below `bound`; 0 if that is 0.
     pub(super) fn random_below(&mut self, bound: u64) -> u64 {
-        ((u128::from(self.random()) * u128::from(bound)) >> 64) as u64
+        self.random.below(bound)
     }
 
     pub(super) fn set_now(&mut self, now: Nanos) {

@@ -51,6 +51,12 @@ impl Report {
         }
     }
 
+    /// The promises that did not hold, as far as they are kept word for word.
+    #[cfg(test)]
+    pub(super) fn failures(&self) -> &[String] {
+        &self.failures
+    }
+
     /// Prints it, and says whether everything held.
     pub(super) fn print(&self, as_json: bool) -> ExitCode {
         if as_json {

@@ -59,6 +59,11 @@ impl Tally {
         self.refusals.values().sum()
     }
 
+    /// `error` messages that came.
+    pub(super) fn errors(&self) -> u64 {
+        self.errors
+    }
+
     /// In one line, for an error message.
     pub(super) fn summary(&self) -> String {
         format!(

@@ -17,6 +17,7 @@
 
 use crate::shard::Key;
 use crate::uring::op::GENERATION_MAX;
+use crate::uring::planted::{Bug, is_planted};
 
 /// Bytes of one slot's record.
 pub(super) const SLOT_BYTES: usize = size_of::<Slot>();
@@ -95,6 +96,9 @@ impl Connections {
     /// Whether the slot holds this very connection.
     pub(super) fn is_current(&self, key: Key) -> bool {
         let current = u64::from(key.generation) | Flag::Open as u64;
+        if is_planted(Bug::StaleGenerationAccepted) {
+            return self.slots.get(key.slot as usize).is_some_and(|slot| slot.0 & Flag::Open as u64 != 0);
+        }
         self.slots.get(key.slot as usize).is_some_and(|slot| slot.0 & (GENERATION | Flag::Open as u64) == current)
     }
 

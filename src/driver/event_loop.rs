@@ -11,21 +11,21 @@
 
 use super::clock::{Clock, Micros};
 use super::connections::Connections;
+use super::host::Host;
 use super::listener::Accepting;
 use super::mesh::{DECLINED_NAP_MS, Mesh};
 use super::pause::Stashes;
-use super::stats::{DriverStats, Snapshot};
+use super::stats::DriverStats;
 use super::{Mail, Shared};
-use crate::limits::{
-    CLOSE_LINGER_MS, COMPLETION_ENTRIES, COMPLETIONS_PER_TURN, Limits, RECEIVE_BUFFER_BYTES, RECEIVE_BUFFERS, SUBMISSION_ENTRIES,
-};
+use crate::limits::{CLOSE_LINGER_MS, COMPLETIONS_PER_TURN, Limits};
 use crate::shard::{Key, Order, Shard, ShardConfig, ShardId, Taken, Transmit};
 use crate::time::{Millis, Now};
-use crate::uring::{BuffersConfig, Entry, Op, Ring, RingConfig, Send, Wait, memory};
+use crate::uring::planted::{Bug, is_planted};
+use crate::uring::{Entry, Op, Ring, RingConfig, Send, Wait, memory};
 use crossbeam_channel::Receiver;
 use std::collections::VecDeque;
 use std::io;
-use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,24 +47,24 @@ pub(super) struct Parts {
     pub(super) id: ShardId,
     pub(super) shared: Arc<Shared>,
     pub(super) mesh: Mesh,
-    pub(super) listener: TcpListener,
+    pub(super) listener: OwnedFd,
     pub(super) mailbox: Receiver<Mail>,
     pub(super) seed: [u8; 32],
     pub(super) limits: Limits,
     pub(super) echo: bool,
-    pub(super) incremental: bool,
+    pub(super) ring: RingConfig,
 }
 
 /// One shard's loop, with all that it owns.
-pub(super) struct EventLoop {
+pub(super) struct EventLoop<H: Host = Clock> {
     pub(super) id: ShardId,
     pub(super) shared: Arc<Shared>,
-    clock: Clock,
-    pub(super) ring: Ring,
+    host: H,
+    pub(super) ring: Ring<H::Io>,
     pub(super) shard: Shard,
     mesh: Mesh,
     mailbox: Receiver<Mail>,
-    pub(super) listener: TcpListener,
+    pub(super) listener: OwnedFd,
     pub(super) accepting: Accepting,
     pub(super) connections: Connections,
     pub(super) stashes: Stashes,
@@ -91,31 +91,30 @@ pub(super) struct EventLoop {
     published_at: Millis,
     /// When memory that was freed is to be given back to the kernel; `None` if nothing has happened since it was.
     return_due: Option<Millis>,
+    /// How long the next submission waits.
+    wait: Wait,
+    /// When events were last looked at.
+    looked: Micros,
 }
 
-impl EventLoop {
+impl<H: Host> EventLoop<H> {
     /// Makes the ring and the core of a shard, on the thread that will run it.
     ///
     /// # Errors
     /// What the kernel says to the ring.
-    pub(super) fn new(parts: Parts) -> io::Result<EventLoop> {
-        let Parts { id, shared, mesh, listener, mailbox, seed, limits, echo, incremental } = parts;
-        let slots = shared.plan.slots;
-        let mut ring = Ring::new(RingConfig {
-            submissions: SUBMISSION_ENTRIES,
-            completions: COMPLETION_ENTRIES,
-            slots: slots as u32,
-            buffers: BuffersConfig { count: RECEIVE_BUFFERS, bytes: RECEIVE_BUFFER_BYTES },
-            incremental,
-        })?;
+    pub(super) fn new(parts: Parts, host: H) -> io::Result<EventLoop<H>> {
+        let Parts { id, shared, mesh, listener, mailbox, seed, limits, echo, ring: sizes } = parts;
+        let slots = sizes.slots as usize;
+        let mut ring = Ring::on(host.open(&sizes)?, sizes)?;
         ring.enable()?;
         shared.doors[usize::from(id.0)].open(ring.descriptor());
-        let clock = shared.clock;
-        let now = clock.now();
+        let looked = host.micros();
+        let now = host.at(looked);
+        let submissions = ring.room_max();
         let config = ShardConfig { id, shards: shared.plan.shards, slots, limits, echo, seed };
         Ok(EventLoop {
             id,
-            clock,
+            host,
             ring,
             shard: Shard::new(config, now),
             mesh,
@@ -126,8 +125,8 @@ impl EventLoop {
             stashes: Stashes::default(),
             stats: DriverStats::default(),
             now,
-            transmits: Vec::with_capacity(SUBMISSION_ENTRIES as usize),
-            actions: Vec::with_capacity(SUBMISSION_ENTRIES as usize),
+            transmits: Vec::with_capacity(submissions),
+            actions: Vec::with_capacity(submissions),
             resumes: Vec::new(),
             peeks: Vec::new(),
             hangups: VecDeque::new(),
@@ -137,6 +136,8 @@ impl EventLoop {
             dirty: true,
             published_at: Millis(0),
             return_due: None,
+            wait: Wait::Poll,
+            looked,
             shared,
         })
     }
@@ -146,33 +147,68 @@ impl EventLoop {
     /// # Errors
     /// The kernel refuses the ring.
     pub(super) fn run(mut self) -> io::Result<()> {
+        self.begin()?;
+        while self.turn()? {}
+        Ok(())
+    }
+
+    /// What comes before the first turn.
+    ///
+    /// # Errors
+    /// As [`EventLoop::run`].
+    pub(super) fn begin(&mut self) -> io::Result<()> {
         let waker = self.shared.posts[usize::from(self.id.0)].waker.entry();
         self.push(waker)?;
-        let mut looked = self.clock.micros();
-        let mut wait = Wait::Poll;
-        loop {
-            let submitted = self.clock.micros();
-            let busy = submitted.since(looked);
-            self.submit(wait)?;
-            looked = self.clock.micros();
-            self.mesh.wake(&self.shared.doors);
-            self.now = self.clock.at(looked);
-            self.note_turn(busy + overslept(wait, looked.since(submitted)));
-            self.handle_events()?;
-            self.mesh.tell_room(&mut self.shard);
-            self.shard.handle_turn_end(self.now);
-            self.drain()?;
-            self.check_finished();
-            self.return_freed_if_due();
-            self.publish_if_due();
-            if self.shared.has_finished() {
-                // The last closes go out; the ring's end closes what is left.
-                self.submit(Wait::Poll)?;
-                self.publish();
-                return Ok(());
-            }
-            wait = self.next_wait();
+        self.looked = self.host.micros();
+        Ok(())
+    }
+
+    /// One turn; false once all shards have drained.
+    ///
+    /// # Errors
+    /// As [`EventLoop::run`].
+    pub(super) fn turn(&mut self) -> io::Result<bool> {
+        let submitted = self.host.micros();
+        let busy = submitted.since(self.looked);
+        self.submit(self.wait)?;
+        let looked = self.host.micros();
+        self.looked = looked;
+        self.mesh.wake(&self.shared.doors);
+        self.now = self.host.at(looked);
+        self.note_turn(busy + overslept(self.wait, looked.since(submitted)));
+        self.handle_events()?;
+        self.mesh.tell_room(&mut self.shard);
+        self.shard.handle_turn_end(self.now);
+        self.drain()?;
+        self.check_finished();
+        self.return_freed_if_due();
+        self.publish_if_due();
+        if self.shared.has_finished() {
+            // The last closes go out; the ring's end closes what is left.
+            self.submit(Wait::Poll)?;
+            self.publish();
+            return Ok(false);
         }
+        self.wait = self.next_wait();
+        Ok(true)
+    }
+
+    /// How long the next turn's submission will wait.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(super) fn wait(&self) -> Wait {
+        self.wait
+    }
+
+    /// Whether the next turn's submission brings the kernel anything.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(super) fn has_submissions(&mut self) -> bool {
+        !self.transmits.is_empty() || !self.actions.is_empty() || self.ring.queued() > 0 || self.ring.buffers().has_spent()
+    }
+
+    /// Whether another shard has done something for this one since it last looked, which its sleep would miss.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(super) fn is_owed_a_turn(&self) -> bool {
+        self.mesh.has_news(&self.shard)
     }
 
     // ---- submit and settle ----------------------------------------------------------------------------------------------
@@ -202,8 +238,12 @@ impl EventLoop {
 
     /// Tells the core which sends failed, then that the rest was taken.
     fn settle(&mut self, reaped_before: usize) {
+        if is_planted(Bug::SettledFirst) {
+            self.shard.handle_settled(self.now);
+        }
         if !self.transmits.is_empty() {
-            for completion in self.ring.completions_from(reaped_before) {
+            let missed = usize::from(is_planted(Bug::ShortSendMissed));
+            for completion in self.ring.completions_from(reaped_before + missed) {
                 if completion.data.op() != Op::Send {
                     continue;
                 }
@@ -298,10 +338,10 @@ impl EventLoop {
     fn drain(&mut self) -> io::Result<()> {
         loop {
             self.mesh.send_all(&mut self.shard, &mut self.stats);
-            let room = self.ring.room();
+            let (room, room_max) = (self.ring.room(), self.ring.room_max());
             let before = self.transmits.len() + self.actions.len() + self.resumes.len();
             // Actions have their share of the queue, so that closes go out however much there is to send.
-            while self.transmits.len() + self.actions.len() + SUBMISSION_ENTRIES as usize / 4 < room {
+            while self.transmits.len() + self.actions.len() + room_max / 4 < room {
                 let Some(transmit) = self.shard.poll_transmit() else { break };
                 self.transmits.push(transmit);
             }
@@ -323,6 +363,9 @@ impl EventLoop {
         }
         let (actions, stats) = (&mut self.actions, &mut self.stats);
         self.mesh.ring_doorbells(&self.shared.doors, |peer, ring| {
+            if is_planted(Bug::DoorbellLost) {
+                return;
+            }
             stats.doorbells += 1;
             actions.push(Entry::doorbell(ring, u32::from(peer.0)));
         });
@@ -349,7 +392,7 @@ impl EventLoop {
         match deadlines.into_iter().flatten().min() {
             None => Wait::Forever,
             Some(due) => {
-                let left = Micros(due.0.saturating_mul(1_000)).since(self.clock.micros());
+                let left = Micros(due.0.saturating_mul(1_000)).since(self.host.micros());
                 if left == 0 { Wait::Poll } else { Wait::AtMost(Duration::from_micros(left.min(WAIT_US_MAX))) }
             }
         }
@@ -387,26 +430,28 @@ impl EventLoop {
 
     /// Puts a copy of all numbers where the control plane reads them. If it is reading just now, the next turn does it.
     fn publish(&mut self) {
-        let Ok(mut slot) = self.shared.snapshots[usize::from(self.id.0)].try_lock() else { return };
-        let counters = self.ring.counters();
-        let stats = &mut self.stats;
-        stats.enters = counters.enters;
-        stats.submissions = counters.submissions;
-        stats.completions = counters.completions;
-        stats.overflows = counters.overflows;
-        stats.submit_retries = counters.submit_retries;
-        stats.slots = self.connections.slot_count() as u64;
-        stats.slots_used = self.connections.open_count() as u64;
-        stats.buffers = self.ring.buffers().count() as u64;
-        stats.buffers_free = self.ring.buffers().take_free_min() as u64;
-        stats.stash_bytes = self.stashes.bytes() as u64;
-        stats.stashes = self.stashes.count() as u64;
-        stats.mesh_waiting = self.mesh.waiting() as u64;
-        let Snapshot { shard, driver } = &mut *slot;
-        shard.clone_from(self.shard.stats());
-        driver.clone_from(stats);
-        self.dirty = false;
-        self.published_at = self.now.mono;
+        let EventLoop { shared, ring, stats, connections, stashes, mesh, shard, id, .. } = self;
+        let counters = ring.counters();
+        let published = shared.snapshots[usize::from(id.0)].try_publish(|snapshot| {
+            stats.enters = counters.enters;
+            stats.submissions = counters.submissions;
+            stats.completions = counters.completions;
+            stats.overflows = counters.overflows;
+            stats.submit_retries = counters.submit_retries;
+            stats.slots = connections.slot_count() as u64;
+            stats.slots_used = connections.open_count() as u64;
+            stats.buffers = ring.buffers().count() as u64;
+            stats.buffers_free = ring.buffers().take_free_min() as u64;
+            stats.stash_bytes = stashes.bytes() as u64;
+            stats.stashes = stashes.count() as u64;
+            stats.mesh_waiting = mesh.waiting() as u64;
+            snapshot.shard.clone_from(shard.stats());
+            snapshot.driver.clone_from(stats);
+        });
+        if published {
+            self.dirty = false;
+            self.published_at = self.now.mono;
+        }
     }
 }
 

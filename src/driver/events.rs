@@ -7,9 +7,11 @@
 
 use super::connections::Flag;
 use super::event_loop::EventLoop;
+use super::host::Host;
 use super::listener::Step;
 use crate::limits::REFUSALS_IN_FLIGHT_MAX;
 use crate::shard::{Action, Ended, Flow, Key, Received};
+use crate::uring::planted::{Bug, is_planted};
 use crate::uring::{Completion, Entry, Op, UserData};
 use std::io;
 use std::os::fd::AsFd;
@@ -17,7 +19,7 @@ use std::os::fd::AsFd;
 /// How long a paused connection is kept after its peer has finished sending, in ms.
 const HANGUP_GRACE_MS: u64 = 1_000;
 
-impl EventLoop {
+impl<H: Host> EventLoop<H> {
     pub(super) fn handle_completion(&mut self, completion: &Completion) -> io::Result<()> {
         let data = completion.data;
         let key = Key { slot: data.index(), generation: data.generation() };
@@ -25,9 +27,10 @@ impl EventLoop {
             Op::Accept => self.handle_accept(completion)?,
             Op::Receive => self.handle_receive(key, completion)?,
             Op::Writable if self.is_current(key) => {
-                self.connections.put(key, Flag::Writable, false);
+                self.connections.put(key, Flag::Writable, is_planted(Bug::WritableForgotten));
                 self.shard.handle_writable(self.now, key);
             }
+            Op::Hangup if is_planted(Bug::HangupForgotten) => {}
             Op::Hangup if self.is_current(key) => self.handle_hangup(key, completion.result),
             Op::Peek if self.is_current(key) => self.peeks.push((key, completion.result == -libc::EAGAIN)),
             Op::Shutdown if self.is_current(key) => self.handle_finished(key)?,
@@ -41,7 +44,7 @@ impl EventLoop {
                     post.waker.wake();
                 }
             }
-            Op::Wake if !completion.more() => {
+            Op::Wake if !completion.more() && !is_planted(Bug::WakeNotArmedAgain) => {
                 let waker = self.shared.posts[usize::from(self.id.0)].waker.entry();
                 self.push(waker)?;
             }
@@ -76,7 +79,8 @@ impl EventLoop {
     // ---- accepting ------------------------------------------------------------------------------------------------------
 
     fn handle_accept(&mut self, completion: &Completion) -> io::Result<()> {
-        if !completion.more() {
+        let is_overlooked = is_planted(Bug::AcceptNotArmedAgain) && completion.result < 0;
+        if !completion.more() && !is_overlooked {
             self.accepting.completed(self.now.mono, completion.errno());
         }
         if let Some(errno) = completion.errno() {
@@ -122,10 +126,13 @@ impl EventLoop {
     fn handle_receive(&mut self, key: Key, completion: &Completion) -> io::Result<()> {
         if !self.is_current(key) {
             // The bytes are nobody's, but the buffer goes round.
-            self.ring.buffers().take(completion);
+            if !is_planted(Bug::StaleBufferKept) {
+                self.ring.buffers().take(completion);
+            }
             return Ok(());
         }
-        if !completion.more() {
+        let is_overlooked = is_planted(Bug::NotArmedAgain) && completion.result == -libc::ENOBUFS;
+        if !completion.more() && !is_overlooked {
             self.connections.put(key, Flag::Receive, false);
         }
         let bytes = self.ring.buffers().take(completion);
@@ -135,6 +142,7 @@ impl EventLoop {
                 if self.connections.has(key, Flag::Ended) {
                     // The core has nothing more to do with it.
                 } else if self.connections.has(key, Flag::Paused) {
+                    let bytes = if is_planted(Bug::PausedBytesDropped) { &mut [] } else { bytes };
                     let stash = self.stashes.append(self.connections.stash(key), key, bytes);
                     self.connections.put_stash(key, stash);
                 } else {
@@ -229,7 +237,12 @@ impl EventLoop {
                 continue;
             }
             self.connections.put(key, Flag::Paused, false);
-            self.feed_unread(key)?;
+            if is_planted(Bug::ArmedTwice) {
+                self.connections.put(key, Flag::Receive, false);
+            }
+            if !is_planted(Bug::UnreadForgotten) {
+                self.feed_unread(key)?;
+            }
             self.arm_receive(key)?;
         }
         self.resumes = resumes;
@@ -324,15 +337,15 @@ impl EventLoop {
             return;
         }
         for (flag, op) in [(Flag::Receive, Op::Receive), (Flag::Writable, Op::Writable), (Flag::Hangup, Op::Hangup)] {
-            if self.connections.has(key, flag) {
+            if self.connections.has(key, flag) && !is_planted(Bug::CloseWithoutCancel) {
                 self.actions.push(Entry::cancel(UserData::new(op, key.slot, key.generation)));
             }
         }
         self.discard_stash(key);
-        if self.connections.put(key, Flag::Counted, false) {
+        if self.connections.put(key, Flag::Counted, false) && !is_planted(Bug::NeverDismissed) {
             self.shared.dismiss();
         }
-        if self.connections.has(key, Flag::Finishing) {
+        if self.connections.has(key, Flag::Finishing) && !is_planted(Bug::CloseBeforeShutdown) {
             // Nothing more is read from it or said of it; `handle_finished` closes the slot.
             self.connections.put(key, Flag::Ended, true);
             self.connections.put(key, Flag::CloseOwed, true);

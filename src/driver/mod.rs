@@ -4,19 +4,26 @@
 //! is reached by its mailbox ([`Server::order`]) and its published numbers ([`Server::snapshots`]) only. The order of things within
 //! a turn is the contract at the top of [`shard::seam`](crate::shard::seam); `event_loop` is written along it.
 //!
+//! The loop runs on what `host` names: the kernel and the clock, or their doubles, on which `double` runs it from a string of bytes.
+//!
 //! The driver never looks inside a message, and decides nothing about one: what to send, to whom, and when to close are the core's.
 //!
 //! A shard's thread that dies takes the process down: its connections would stay open and be served by nobody.
 
 pub mod clock;
+mod commons;
 mod connections;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod double;
 mod event_loop;
 mod events;
+mod host;
 mod listener;
 mod mesh;
 mod pause;
 pub mod plan;
 pub mod stats;
+mod sync;
 
 pub use clock::Clock;
 pub use plan::{Plan, PlanError};
@@ -26,13 +33,13 @@ use crate::limits::Limits;
 use crate::shard::{Order, ShardId};
 use crate::uring::probe::raise_descriptor_limit;
 use crate::uring::{Kernel, Obstacle, Waker, socket, thread};
+use commons::{Admission, Finish, Published};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use event_loop::{EventLoop, Parts};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 /// Orders that wait for one shard; a process is given a handful in its life.
@@ -133,36 +140,34 @@ struct Shared {
     /// By shard.
     posts: Vec<Post>,
     /// By shard: what it last published.
-    snapshots: Vec<Mutex<Snapshot>>,
-    /// Connections that count towards `connections_max`, over all shards.
-    admitted: AtomicUsize,
+    snapshots: Vec<Published<Snapshot>>,
+    /// Connections over all shards.
+    admission: Admission,
     /// Shards that have drained.
-    finished: AtomicUsize,
+    finish: Finish,
 }
 
 impl Shared {
     /// Counts a connection, unless the process has as many as it may.
     fn admit(&self) -> bool {
-        let max = self.plan.connections_max;
-        // Relaxed: it is a count, and no other memory is read by what it says.
-        self.admitted.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| (count < max).then_some(count + 1)).is_ok()
+        self.admission.admit()
     }
 
     /// Takes a counted connection off.
     fn dismiss(&self) {
-        self.admitted.fetch_sub(1, Ordering::Relaxed);
+        self.admission.dismiss();
     }
 
     /// Notes that a shard has drained; the last one wakes the others.
     fn finish(&self) {
-        if self.finished.fetch_add(1, Ordering::SeqCst) + 1 == self.posts.len() {
+        if self.finish.note() {
             self.posts.iter().for_each(|post| post.waker.wake());
         }
     }
 
     /// Whether all shards have drained.
     fn has_finished(&self) -> bool {
-        self.finished.load(Ordering::SeqCst) == self.posts.len()
+        self.finish.is_reached()
     }
 }
 
@@ -202,21 +207,21 @@ impl Server {
             plan,
             doors: (0..plan.shards).map(|_| mesh::Door::default()).collect(),
             posts,
-            snapshots: (0..plan.shards).map(|_| Mutex::default()).collect(),
-            admitted: AtomicUsize::new(0),
-            finished: AtomicUsize::new(0),
+            snapshots: (0..plan.shards).map(|_| Published::default()).collect(),
+            admission: Admission::new(plan.connections_max),
+            finish: Finish::new(plan.shards),
         });
         let parts = mesh::lanes(plan.shards, plan.lane_places).into_iter().zip(listeners).zip(mailboxes);
         let parts = parts.enumerate().map(|(index, ((mesh, listener), mailbox))| Parts {
             id: ShardId(index as u16),
             shared: Arc::clone(&shared),
             mesh,
-            listener,
+            listener: listener.into(),
             mailbox,
             seed,
             limits: options.limits.clone(),
             echo: options.echo,
-            incremental: kernel.incremental_buffers,
+            ring: plan.ring(kernel.incremental_buffers),
         });
         let threads = spawn(parts.collect(), options.pin, &kernel)?;
         Ok(Server { shared, address, kernel, threads })
@@ -244,8 +249,7 @@ impl Server {
 
     /// What each shard last published: at most 100 ms old while it works, and current while it sleeps.
     pub fn snapshots(&self) -> Vec<Snapshot> {
-        let read = |slot: &Mutex<Snapshot>| slot.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        self.shared.snapshots.iter().map(read).collect()
+        self.shared.snapshots.iter().map(Published::read).collect()
     }
 
     /// Gives an order to all shards.
@@ -255,7 +259,7 @@ impl Server {
 
     /// Connections over all shards that count towards `connections_max`.
     pub fn connections(&self) -> usize {
-        self.shared.admitted.load(Ordering::Relaxed)
+        self.shared.admission.count()
     }
 
     /// Shards whose thread has not ended.
@@ -309,7 +313,8 @@ fn run(parts: Parts, core: Option<usize>, ready: Sender<Result<(), io::Error>>, 
     if let Some(Err(error)) = core.map(thread::pin) {
         tracing::warn!(shard = parts.id.0, %error, "the shard's thread can't be kept on its core");
     }
-    let made = EventLoop::new(parts);
+    let clock = parts.shared.clock;
+    let made = EventLoop::new(parts, clock);
     let (event_loop, answer) = match made {
         Ok(event_loop) => (Some(event_loop), Ok(())),
         Err(error) => (None, Err(error)),

@@ -8,7 +8,7 @@ use crate::limits::{
     SUBMISSION_ENTRIES,
 };
 use crate::shard::{MeshMessage, Transmit};
-use crate::uring::{Completion, Entry};
+use crate::uring::{BuffersConfig, Completion, Entry, RingConfig};
 use std::fmt;
 
 /// Standard deviations of the unevenness of `SO_REUSEPORT`'s hash that a table has room for.
@@ -111,6 +111,17 @@ impl Plan {
             });
         }
         Ok(Plan { shards, connections_max, slots: slots(connections_max, shards), lane_places: limits.lane_places(shards) })
+    }
+
+    /// What each shard's ring is made of.
+    pub(super) fn ring(&self, incremental: bool) -> RingConfig {
+        RingConfig {
+            submissions: SUBMISSION_ENTRIES,
+            completions: COMPLETION_ENTRIES,
+            slots: self.slots as u32,
+            buffers: BuffersConfig { count: RECEIVE_BUFFERS, bytes: RECEIVE_BUFFER_BYTES },
+            incremental,
+        }
     }
 
     /// Bytes that the process holds whatever happens, at most: rings, buffers, scratch, lanes with what they may hold, slot tables

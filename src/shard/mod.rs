@@ -155,6 +155,7 @@ pub struct Shard {
     idle_first: HomeIndex,
     idle_last: HomeIndex,
     presences: Arena<PresenceIndex, Presence>,
+    presence_stamp: u32,
     /// The first presence of each user in each room.
     groups: HashTable<PresenceIndex>,
     states: Slab<Box<str>>,
@@ -242,6 +243,7 @@ impl Shard {
             idle_first: HomeIndex::NONE,
             idle_last: HomeIndex::NONE,
             presences: Arena::with_capacity(memberships * shards.min(4)),
+            presence_stamp: 0,
             groups: HashTable::with_capacity(slots),
             states: Slab::new(),
             diffs_fast: VecDeque::new(),

@@ -33,7 +33,11 @@ pub(crate) struct Presence {
     pub(crate) next: PresenceIndex,
     pub(crate) state: StateIndex,
     pub(crate) watches: bool,
+    /// Tells the presences apart that had this place one after the other: a cursor names both.
+    stamp: [u8; 3],
 }
+
+const _: () = assert!(size_of::<Presence>() == 32);
 
 impl Presence {
     pub(crate) fn session(&self) -> SessionId {
@@ -151,9 +155,11 @@ impl Shard {
             None => (self.homes[room.0 as usize].last, PresenceIndex::NONE),
         };
         let (session_low, session_high) = (session.0 as u32, (session.0 >> 32) as u32);
+        self.presence_stamp = self.presence_stamp.wrapping_add(1);
+        let [_, stamp @ ..] = self.presence_stamp.to_be_bytes();
         let index = self
             .presences
-            .insert(Presence { session_low, session_high, room, user, previous, next, state, watches })
+            .insert(Presence { session_low, session_high, room, user, previous, next, state, watches, stamp })
             .expect("a place was seen above");
         self.link(room, index, previous, next);
         if sibling.is_none() {
@@ -470,10 +476,9 @@ impl Shard {
                 writer.rollback(mark);
                 writer.finish();
                 if is_planted(Bug::PageSkipsMember) && presence.next.is_some() {
-                    let next = self.presences[presence.next];
-                    return Some(u64::from(next.session_high) << 32 | u64::from(presence.next.0));
+                    return Some(self.cursor_of(presence.next));
                 }
-                return Some(u64::from(presence.session_high) << 32 | u64::from(index.0));
+                return Some(self.cursor_of(index));
             }
             count += 1;
             index = presence.next;
@@ -482,11 +487,17 @@ impl Shard {
         None
     }
 
+    /// The cursor of a page that begins with this presence.
+    fn cursor_of(&self, index: PresenceIndex) -> u64 {
+        let [high, middle, low] = self.presences[index].stamp;
+        u64::from(u32::from_be_bytes([0, high, middle, low])) << 32 | u64::from(index.0)
+    }
+
     /// The presence that a cursor means, if it is still in the room.
     fn resolve_cursor(&self, room: HomeIndex, cursor: u64) -> Option<PresenceIndex> {
         let index = PresenceIndex(cursor as u32);
         let presence = self.presences.get(index)?;
-        (presence.room == room && presence.session_high == (cursor >> 32) as u32).then_some(index)
+        (presence.room == room && self.cursor_of(index) == cursor).then_some(index)
     }
 
     /// Answers the question who is in a room.

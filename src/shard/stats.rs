@@ -221,3 +221,27 @@ impl Stats {
         *held = held.checked_sub(bytes as u64).expect("released more than was charged");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_unique_and_each_reason_and_use_is_its_own_place() {
+        let refusals: Vec<&str> = Refusal::ALL.iter().map(|refusal| refusal.label()).collect();
+        let uses: Vec<&str> = MemoryUse::ALL.iter().map(|memory_use| memory_use.label()).collect();
+        for labels in [&refusals, &uses] {
+            assert!((0..labels.len()).all(|place| !labels[..place].contains(&labels[place])), "{labels:?}");
+        }
+        assert!(Refusal::ALL.iter().enumerate().all(|(place, refusal)| *refusal as usize == place));
+        assert!(MemoryUse::ALL.iter().enumerate().all(|(place, memory_use)| *memory_use as usize == place));
+    }
+
+    #[test]
+    #[should_panic(expected = "released more than was charged")]
+    fn more_cannot_be_released_than_was_charged() {
+        let mut stats = Stats::default();
+        stats.charge(MemoryUse::Rooms, 5);
+        stats.release(MemoryUse::Ids, 1);
+    }
+}

@@ -13,6 +13,7 @@ mod heartbeat;
 mod joining;
 mod pausing;
 mod presence;
+mod refusing;
 mod rooms;
 mod sending;
 mod sequence;

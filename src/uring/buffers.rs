@@ -12,17 +12,19 @@
 //! - A buffer that the kernel is done with goes back at the next `enter`, before the submissions of that call are read: a receive
 //!   armed there finds it.
 
+use super::io::Io;
 use super::memory::Mapping;
 use super::op::Completion;
+use super::planted::{Bug, is_planted};
+use io_uring::cqueue;
 use io_uring::types::BufRingEntry;
-use io_uring::{Submitter, cqueue};
 use std::io;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 /// The one buffer group of a ring.
 pub(super) const GROUP: u16 = 0;
 /// `IOU_PBUF_RING_INC`: buffers are consumed incrementally.
-const INCREMENTAL: u16 = 2;
+pub(super) const INCREMENTAL: u16 = 2;
 /// Bytes of a buffer where each receive takes a whole one: what most messages fit in.
 const PLAIN_BUFFER_BYTES: u32 = 4096;
 /// The kernel's limit of entries in a buffer ring.
@@ -88,26 +90,26 @@ impl Buffers {
     ///
     /// # Panics
     /// If `count` is not a power of two or `bytes` is 0.
-    pub(super) fn register(submitter: &Submitter<'_>, config: BuffersConfig, incremental: bool) -> io::Result<Buffers> {
+    pub(super) fn register(io: &impl Io, config: BuffersConfig, incremental: bool) -> io::Result<Buffers> {
         assert!(config.count.is_power_of_two() && config.bytes > 0);
         if incremental {
-            match Buffers::register_as(submitter, config, true) {
+            match Buffers::register_as(io, config, true) {
                 // EINVAL: a flag that this kernel doesn't know (before 6.12).
                 Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
                 result => return result,
             }
         }
-        Buffers::register_as(submitter, config.plain(), false)
+        Buffers::register_as(io, config.plain(), false)
     }
 
-    fn register_as(submitter: &Submitter<'_>, config: BuffersConfig, incremental: bool) -> io::Result<Buffers> {
+    fn register_as(io: &impl Io, config: BuffersConfig, incremental: bool) -> io::Result<Buffers> {
         let count = usize::from(config.count);
         let entries = Mapping::new(count * size_of::<BufRingEntry>())?;
         let memory = Mapping::new(config.bytes_total())?;
         let address = entries.start().as_ptr() as u64;
         let flags = if incremental { INCREMENTAL } else { 0 };
         // SAFETY: the mapping holds `count` entries, and `Ring` drops it after the ring itself.
-        unsafe { submitter.register_buf_ring_with_flags(address, config.count, GROUP, flags)? };
+        unsafe { io.register_buffers(address, config.count, GROUP, flags)? };
         let mut buffers = Buffers {
             entries,
             memory,
@@ -137,6 +139,9 @@ impl Buffers {
         if self.uses_up(completion) {
             self.places[index] = Place::Spent;
             self.spent.push(id);
+            if is_planted(Bug::BufferRecycledTwice) {
+                self.spent.push(id);
+            }
         } else {
             self.places[index] = Place::Offered((position + length).min(self.config.bytes as usize) as u32);
         }
@@ -160,7 +165,7 @@ impl Buffers {
         }
         // A completion without data (an end of stream) consumes nothing from an incremental buffer, whatever its flags say: kernels
         // from 6.14 to 6.16 leave `F_BUF_MORE` out there, and offering the buffer again would put it into the ring twice.
-        completion.result > 0 && !cqueue::buffer_more(completion.flags)
+        completion.result > 0 && (!cqueue::buffer_more(completion.flags) || is_planted(Bug::BufferRecycledEarly))
     }
 
     /// Notes a completion that was reaped, for the gauge.
@@ -198,6 +203,11 @@ impl Buffers {
         tail.store(self.tail, Ordering::Release);
     }
 
+    /// Whether the next `enter` offers any buffer again.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn has_spent(&self) -> bool {
+        !self.spent.is_empty()
+    }
     /// Buffers that the kernel can still receive into.
     pub fn free(&self) -> usize {
         self.free

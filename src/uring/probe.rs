@@ -136,7 +136,7 @@ impl Kernel {
             }
         }
         let config = BuffersConfig { count: 1, bytes: 4096 };
-        let buffers = Buffers::register(&ring.submitter(), config, true).map_err(|error| Obstacle::from_setup(&error, &release))?;
+        let buffers = Buffers::register(&ring, config, true).map_err(|error| Obstacle::from_setup(&error, &release))?;
         let incremental_buffers = buffers.is_incremental();
         // The ring before the buffers that are registered with it.
         drop(ring);

@@ -10,16 +10,18 @@
 
 use super::buffers::{Buffers, BuffersConfig};
 use super::entry::Entry;
+use super::io::{Io, Queue, open};
 use super::op::{Completion, Op, UserData};
+use super::planted::{Bug, is_planted};
 use io_uring::squeue::Flags;
-use io_uring::types::{Fixed, SubmitArgs, Timespec};
-use io_uring::{EnterFlags, IoUring, opcode, squeue};
+use io_uring::types::Fixed;
+use io_uring::{IoUring, opcode, squeue};
 use socket2::SockAddr;
 use std::collections::VecDeque;
 use std::io;
 use std::marker::PhantomData;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::RawFd;
 use std::time::Duration;
 
 /// Failed attempts to submit, one after the other, after which the kernel is taken to be out of memory for good.
@@ -72,13 +74,13 @@ const SEND_BYTES_MAX: usize = 0x7fff_f000;
 pub struct Full;
 
 /// What is submitted by one [`Ring::enter_with`], beyond what was pushed before.
-pub struct Batch<'ring, 'bytes> {
-    queue: squeue::SubmissionQueue<'ring>,
+pub struct Batch<'ring, 'bytes, I: Io + 'ring = IoUring> {
+    queue: I::Queue<'ring>,
     // Only behind `&mut`, so that `'bytes` can't be shortened to less than the call.
     lent: PhantomData<&'bytes [u8]>,
 }
 
-impl<'bytes> Batch<'_, 'bytes> {
+impl<'bytes, I: Io> Batch<'_, 'bytes, I> {
     /// Adds a send.
     ///
     /// # Errors
@@ -96,7 +98,7 @@ impl<'bytes> Batch<'_, 'bytes> {
             .user_data(UserData::new(Op::Send, send.ticket, 0).bits());
         // SAFETY: the bytes are borrowed for longer than the call of `enter_with`, at whose end the kernel has run the send. If
         // that end is not reached in order, `lending` stays set and the entry is never submitted.
-        unsafe { self.queue.push(&entry) }.map_err(|_| Full)
+        unsafe { self.queue.push_entry(&entry) }
     }
 
     /// Adds any other operation.
@@ -105,7 +107,7 @@ impl<'bytes> Batch<'_, 'bytes> {
     /// [`Full`]; nothing was added.
     pub fn push(&mut self, entry: &Entry) -> Result<(), Full> {
         // SAFETY: an `Entry` points at no memory, or at statics (see `entry`).
-        unsafe { self.queue.push(&entry.0) }.map_err(|_| Full)
+        unsafe { self.queue.push_entry(&entry.0) }
     }
 }
 
@@ -124,10 +126,10 @@ pub struct RingCounters {
     pub submit_retries: u64,
 }
 
-/// A ring of its own thread.
-pub struct Ring {
+/// A ring of its own thread, on the kernel unless it is said otherwise.
+pub struct Ring<I: Io = IoUring> {
     // Dropped first: when its descriptor is closed the kernel runs no more operation into the memory below.
-    io: IoUring,
+    io: I,
     buffers: Buffers,
     /// Addresses of queued binds and connects, which the kernel copies when it takes the entry. Never grows beyond its capacity, so
     /// none of them moves.
@@ -146,19 +148,7 @@ impl Ring {
     /// What the kernel says to `io_uring_setup`, to the file table (EMFILE: more slots than RLIMIT_NOFILE) or to the buffers.
     /// [`Kernel::probe`](super::Kernel::probe) turns the usual causes into a remedy beforehand.
     pub fn new(config: RingConfig) -> io::Result<Ring> {
-        let io = Ring::builder(config.completions).build(config.submissions)?;
-        if config.slots > 0 {
-            io.submitter().register_files_sparse(config.slots)?;
-        }
-        let buffers = Buffers::register(&io.submitter(), config.buffers, config.incremental)?;
-        Ok(Ring {
-            io,
-            buffers,
-            addresses: Vec::new(),
-            reaped: VecDeque::with_capacity(config.completions as usize),
-            counters: RingCounters::default(),
-            lending: false,
-        })
+        Ring::on(open(&config)?, config)
     }
 
     /// The set-up that this module relies on.
@@ -177,29 +167,55 @@ impl Ring {
             .dontfork();
         builder
     }
+}
+
+impl<I: Io> Ring<I> {
+    /// As [`Ring::new`], on queues that were made before.
+    ///
+    /// # Errors
+    /// What is said to the file table or to the buffers.
+    pub fn on(io: I, config: RingConfig) -> io::Result<Ring<I>> {
+        if config.slots > 0 {
+            io.register_slots(config.slots)?;
+        }
+        let buffers = Buffers::register(&io, config.buffers, config.incremental)?;
+        Ok(Ring {
+            io,
+            buffers,
+            addresses: Vec::new(),
+            reaped: VecDeque::with_capacity(config.completions as usize),
+            counters: RingCounters::default(),
+            lending: false,
+        })
+    }
 
     /// Lets the ring run, for the calling thread alone from now on. Other rings can send it a doorbell only after this.
     ///
     /// # Errors
     /// What the kernel says.
     pub fn enable(&mut self) -> io::Result<()> {
-        self.io.submitter().register_enable_rings()
+        self.io.enable()
     }
 
     /// Names the ring to others, for [`Entry::doorbell`].
     pub fn descriptor(&self) -> RawFd {
-        self.io.as_raw_fd()
+        self.io.descriptor()
     }
 
     /// Free entries of the submission queue.
     pub fn room(&mut self) -> usize {
         let queue = self.io.submission();
-        queue.capacity() - queue.len()
+        queue.entries_max() - queue.queued()
+    }
+
+    /// Entries that the submission queue can hold.
+    pub fn room_max(&mut self) -> usize {
+        self.io.submission().entries_max()
     }
 
     /// Entries that wait for the next [`Ring::enter`].
     pub fn queued(&mut self) -> usize {
-        self.io.submission().len()
+        self.io.submission().queued()
     }
 
     /// Queues an operation for the next [`Ring::enter`].
@@ -208,7 +224,7 @@ impl Ring {
     /// [`Full`]; nothing was queued.
     pub fn push(&mut self, entry: Entry) -> Result<(), Full> {
         // SAFETY: an `Entry` points at no memory, or at statics (see `entry`).
-        unsafe { self.io.submission().push(&entry.0) }.map_err(|_| Full)
+        unsafe { self.io.submission().push_entry(&entry.0) }
     }
 
     /// Queues a bind of a socket to an address of this machine; port 0 takes a free one (Linux 6.11).
@@ -239,7 +255,7 @@ impl Ring {
         linked: bool,
         build: impl FnOnce(&SockAddr) -> squeue::Entry,
     ) -> Result<(), Full> {
-        let capacity = self.io.params().sq_entries() as usize;
+        let capacity = self.room_max();
         if self.addresses.capacity() == 0 {
             self.addresses.reserve_exact(capacity);
         }
@@ -252,7 +268,7 @@ impl Ring {
         let entry = if linked { entry.flags(Flags::IO_LINK) } else { entry };
         // SAFETY: the kernel reads the address when it takes the entry (`io_bind_prep`, `io_connect_prep`), within `enter`. Until
         // then it stays where it is: `addresses` is cleared only once the submission queue is empty, and doesn't grow.
-        unsafe { self.io.submission().push(&entry) }.map_err(|_| Full)
+        unsafe { self.io.submission().push_entry(&entry) }
     }
 
     /// One turn's system call: offers spent buffers, submits what was pushed and then `sends`, waits, and copies all completions
@@ -266,7 +282,7 @@ impl Ring {
     /// # Panics
     /// If there are more sends than [`Ring::room`], or one is too long.
     pub fn enter<'bytes>(&mut self, sends: impl IntoIterator<Item = Send<'bytes>>, wait: Wait) -> io::Result<()> {
-        let fill = |batch: &mut Batch<'_, 'bytes>| {
+        let fill = |batch: &mut Batch<'_, 'bytes, I>| {
             for send in sends {
                 assert!(batch.send(send).is_ok(), "more sends than the submission queue has room for");
             }
@@ -279,7 +295,7 @@ impl Ring {
     ///
     /// # Errors
     /// As [`Ring::enter`].
-    pub fn enter_with<'bytes>(&mut self, fill: impl FnOnce(&mut Batch<'_, 'bytes>), wait: Wait) -> io::Result<()> {
+    pub fn enter_with<'bytes>(&mut self, fill: impl FnOnce(&mut Batch<'_, 'bytes, I>), wait: Wait) -> io::Result<()> {
         if self.lending {
             return Err(io::Error::from_raw_os_error(libc::EBADFD));
         }
@@ -330,30 +346,16 @@ impl Ring {
         }
     }
 
-    /// `io_uring_enter` once. GETEVENTS always, because deferred completions are made only with it.
-    fn enter_once(&self, queued: u32, want: u32, wait: Wait) -> io::Result<usize> {
-        let submitter = self.io.submitter();
-        match wait {
-            // A timeout of zero would cost 20 µs for a timer; not to wait at all costs none.
-            Wait::AtMost(time) if want > 0 && !time.is_zero() => {
-                let time = Timespec::from(time);
-                let arguments = SubmitArgs::new().timespec(&time);
-                let flags = EnterFlags::GETEVENTS | EnterFlags::EXT_ARG;
-                // SAFETY: the arguments are those of EXT_ARG, and both they and the time outlive the call.
-                unsafe { submitter.enter(queued, want, flags.bits(), Some(&arguments)) }
-            }
-            Wait::Poll | Wait::AtMost(_) | Wait::Forever => {
-                let want = if wait == Wait::Forever { want } else { 0 };
-                // SAFETY: no argument is passed.
-                unsafe { submitter.enter::<libc::sigset_t>(queued, want, EnterFlags::GETEVENTS.bits(), None) }
-            }
-        }
+    /// `io_uring_enter` once.
+    fn enter_once(&mut self, queued: u32, want: u32, wait: Wait) -> io::Result<usize> {
+        // SAFETY: entries point at nothing, at statics, at `addresses`, or at bytes that are lent until the queue is empty.
+        unsafe { self.io.enter(queued, want, wait) }
     }
 
     /// Copies all completions out, those of the kernel's overflow list too.
     fn reap_all(&mut self) -> io::Result<()> {
         self.reap();
-        while self.io.submission().cq_overflow() {
+        while self.io.submission().has_overflow() {
             self.counters.overflows += 1;
             self.counters.enters += 1;
             match self.enter_once(0, 0, Wait::Poll) {
@@ -362,18 +364,20 @@ impl Ring {
                 Err(error) => return Err(error),
             }
             self.reap();
+            if is_planted(Bug::CompletionLost) {
+                self.reaped.pop_back();
+            }
         }
         Ok(())
     }
 
     fn reap(&mut self) {
-        for entry in self.io.completion() {
-            let completion =
-                Completion { data: UserData::from_bits(entry.user_data()), result: entry.result(), flags: entry.flags() };
-            self.buffers.note_reaped(&completion);
-            self.counters.completions += 1;
-            self.reaped.push_back(completion);
-        }
+        let Ring { io, buffers, reaped, counters, .. } = self;
+        io.reap(|completion| {
+            buffers.note_reaped(&completion);
+            counters.completions += 1;
+            reaped.push_back(completion);
+        });
     }
 
     /// The oldest completion that was not handed out yet.
@@ -407,7 +411,7 @@ impl Ring {
     }
 }
 
-impl std::fmt::Debug for Ring {
+impl<I: Io> std::fmt::Debug for Ring<I> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Ring").field("descriptor", &self.descriptor()).field("counters", &self.counters).finish_non_exhaustive()
     }

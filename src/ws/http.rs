@@ -75,11 +75,6 @@ impl RequestError {
             RequestError::BadRequest(_) | RequestError::HeadTooLarge | RequestError::HttpVersion => &[],
         }
     }
-
-    /// Appends the whole answer.
-    pub fn write_response(self, out: &mut Vec<u8>) {
-        write_response(out, self.status(), self.headers(), self.message());
-    }
 }
 
 /// A request head. Borrows from the bytes that it was read from.
@@ -369,15 +364,11 @@ const fn reason_phrase(status: u16) -> &'static str {
     match status {
         200 => "OK",
         400 => "Bad Request",
-        401 => "Unauthorized",
-        403 => "Forbidden",
         404 => "Not Found",
         405 => "Method Not Allowed",
         408 => "Request Timeout",
         426 => "Upgrade Required",
-        429 => "Too Many Requests",
         431 => "Request Header Fields Too Large",
-        500 => "Internal Server Error",
         503 => "Service Unavailable",
         505 => "HTTP Version Not Supported",
         _ => "",

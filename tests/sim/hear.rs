@@ -117,7 +117,7 @@ impl World<'_> {
                 self.send_again(id, expected);
             }
             (b"error", _) => self.hear_error(id, &message),
-            (b"pong", None) => {}
+            (b"pong", None) => self.peers[id].unanswered -= i32::from(message.text("t") == b"late"),
             (b"welcome", None) if is_v1 => {
                 let session = self.sessions.number(message.text("sessionId"));
                 let known = self.peers[id].session.replace(session);
@@ -142,7 +142,7 @@ impl World<'_> {
         // The server reckons in ticks, from the beginning of the one in which it last heard something.
         let before = TICK_MS + self.rng.below(LATE_SPREAD_MS);
         let at = Millis(due.0 + limits.timeout_ms - before);
-        self.peers[id].late = Some(Late { at, payload });
+        self.peers[id].late = Some(Late { at, opcode: Opcode::Pong, payload });
     }
 
     /// A page can't be had, because it began with somebody who has gone: the list is to be asked for anew.

@@ -169,6 +169,7 @@ impl World<'_> {
         for id in self.living() {
             let peer = &self.peers[id];
             let last = peer.next_seq() - 1;
+            check!(peer.unanswered == 0, "answer", "peer {id}: {} of its pings are not answered", peer.unanswered);
             if peer.kind == Kind::V1 {
                 check!(peer.acked == last, "acks arrive", "peer {id}: {} of {last} are acknowledged", peer.acked);
                 check!(peer.is_welcome, "welcome", "peer {id} was never welcome");
@@ -249,8 +250,8 @@ impl World<'_> {
     fn judge_publications(&mut self) {
         let heads = self.audit();
         let mut total = 0;
-        for room in 0..self.rooms.len() {
-            let Some(head) = heads[room] else { continue };
+        for (room, head) in heads.iter().enumerate() {
+            let Some(head) = *head else { continue };
             let seen = self.rooms[room].log.len() as u64;
             check!(seen <= head, "numbering", "offset {seen} of room {room} was shown, and its head is {head}");
             if head > 0 {
@@ -301,7 +302,11 @@ impl World<'_> {
                         let is_open = publication.offset.is_none() && !publication.refused;
                         is_open && (!is_sure || (peer.kind == Kind::V1 && peer.seq_of(*index) <= peer.acked))
                     }
-                    _ => false,
+                    Meaning::Publish { .. }
+                    | Meaning::Join { .. }
+                    | Meaning::Leave { .. }
+                    | Meaning::SetState { .. }
+                    | Meaning::Other => false,
                 });
                 count.count()
             };

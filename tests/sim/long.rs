@@ -1,4 +1,5 @@
 //! The simulation for as long as one likes: many seeds on all cores, or one seed with its trace.
+#![expect(clippy::print_stdout, reason = "a program that talks to who runs it")]
 
 #[macro_use]
 mod failure;

@@ -87,10 +87,11 @@ pub(crate) struct Gone {
     pub(crate) disturbance_ms: u64,
 }
 
-/// A pong that is yet to be sent.
+/// A frame that is yet to be sent.
 #[derive(Debug)]
 pub(crate) struct Late {
     pub(crate) at: Millis,
+    pub(crate) opcode: Opcode,
     pub(crate) payload: Vec<u8>,
 }
 
@@ -129,6 +130,8 @@ pub(crate) struct Peer {
     pub(crate) gone: Option<Gone>,
     pub(crate) heard_code: Option<u16>,
     pub(crate) late: Option<Late>,
+    /// Pings of its own that it sent late, and that are not answered.
+    pub(crate) unanswered: i32,
     /// Nothing more comes of it.
     pub(crate) is_done: bool,
 }
@@ -381,7 +384,9 @@ impl World<'_> {
         self.peers[id].questions += 1;
         let number = self.peers[id].questions;
         if let Some(view) = self.peers[id].members[room].as_mut().and_then(|member| member.view.as_mut()) {
-            (view.question, view.cursor) = (Some(number), None);
+            // Half of a list is none.
+            view.stale |= view.cursor.take().is_some();
+            view.question = Some(number);
         }
         self.ask_for_page(id, room, number, "");
     }
@@ -419,6 +424,11 @@ impl World<'_> {
             self.seen[Fault::LostSeq as usize] += 1;
             self.peers[id].allow(&[4203]);
             texts.retain(|_| self.rng.below(3) > 0);
+            if kind == Kind::Numbered {
+                // It says something more at about the time when the server gives them up.
+                let at = self.now.mono.after(self.shape.limits.reorder_age_ms + self.rng.below(6));
+                self.peers[id].late = Some(Late { at, opcode: Opcode::Text, payload: br#"{"type":"ping","t":"late"}"#.to_vec() });
+            }
         }
         for text in texts {
             self.send_text(id, &text);

@@ -239,11 +239,8 @@ impl Shape {
     fn new(rng: &mut Rng) -> Shape {
         let mut faults = 0u64;
         for fault in Fault::ALL {
-            let one_in = match fault {
-                Fault::Drain | Fault::MemoryBudget | Fault::AdmissionFull | Fault::SmallBounds => 8,
-                Fault::Suspend => 4,
-                _ => 2,
-            };
+            let is_narrow = matches!(fault, Fault::Drain | Fault::MemoryBudget | Fault::AdmissionFull | Fault::SmallBounds);
+            let one_in = if is_narrow { 8 } else { 2 };
             faults |= u64::from(rng.chance(one_in)) << *fault as u8;
         }
         // One world in eight has none of the faults, so that what is wrong without any is not hidden by them.

@@ -140,7 +140,19 @@ impl<'plan> World<'plan> {
             Op::Suspend { ms } => self.suspend(u64::from(ms)),
             Op::Drain => self.drain(),
             Op::GarbageRequest => self.garbage_request(),
-            op => {
+            op @ (Op::Join { .. }
+            | Op::Leave { .. }
+            | Op::Publish { .. }
+            | Op::Burst { .. }
+            | Op::Volatile { .. }
+            | Op::SetState { .. }
+            | Op::Ask { .. }
+            | Op::Ping
+            | Op::Repeat
+            | Op::GarbageFrame
+            | Op::GarbageJson
+            | Op::End(_)
+            | Op::Read(_)) => {
                 if let Some(id) = self.sit(usize::from(step.seat)) {
                     self.act_as(id, op);
                 }
@@ -297,6 +309,7 @@ impl<'plan> World<'plan> {
             gone: None,
             heard_code: None,
             late: None,
+            unanswered: 0,
             is_done: false,
         });
         self.active.push(id);
@@ -358,7 +371,8 @@ impl<'plan> World<'plan> {
     fn next_due(&self) -> Option<Millis> {
         let now = self.now.mono;
         let sockets = self.active.iter().map(|id| &self.sockets[*id]);
-        let hangups = sockets.filter(|socket| !socket.closed).filter_map(|socket| socket.hung_up);
+        let told = |socket: &Socket| socket.hung_up.map(|due| due.max(self.drivers[socket.shard].stalled_until));
+        let hangups = sockets.filter(|socket| !socket.closed).filter_map(told);
         let lanes = self.lanes.iter().flatten().filter(|lane| !lane.queue.is_empty() && lane.until > now).map(|lane| lane.until);
         let drivers = self.drivers.iter().filter_map(|driver| match driver.stalled_from {
             Some(_) => Some(driver.stalled_until),
@@ -379,9 +393,10 @@ impl<'plan> World<'plan> {
         let mut at = 0;
         while let Some(&id) = self.active.get(at) {
             busy |= self.read(id);
-            match self.peers[id].is_done {
-                true => drop(self.active.swap_remove(at)),
-                false => at += 1,
+            if self.peers[id].is_done {
+                self.active.swap_remove(at);
+            } else {
+                at += 1;
             }
         }
         busy
@@ -391,7 +406,8 @@ impl<'plan> World<'plan> {
     fn read(&mut self, id: usize) -> bool {
         let now = self.now.mono;
         if let Some(late) = self.peers[id].late.take_if(|late| late.at <= now) {
-            self.send_frame(id, Opcode::Pong, &late.payload);
+            self.peers[id].unanswered += i32::from(late.opcode == Opcode::Text);
+            self.send_frame(id, late.opcode, &late.payload);
         }
         let socket = &mut self.sockets[id];
         let peer = &mut self.peers[id];

@@ -79,8 +79,9 @@ impl Roster {
         let fresh = std::mem::take(&mut self.fresh);
         for leave in list(&diff["leaves"]) {
             let (user, id) = (text(&leave["user"]), text(&leave["id"]));
-            let ids = self.users.entry(user.to_owned()).or_default();
-            assert!(ids.remove(id).is_some() || fresh, "leave of an unknown connection: {diff}");
+            // Who came and went between two diffs is told as a leave alone if anybody was shown it meanwhile.
+            let Some(ids) = self.users.get_mut(user) else { continue };
+            ids.remove(id);
             if ids.is_empty() {
                 self.users.remove(user);
             }

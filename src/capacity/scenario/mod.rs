@@ -4,6 +4,7 @@ pub(super) mod density;
 pub(super) mod echo;
 pub(super) mod fanout;
 pub(super) mod flood;
+pub(super) mod hostile;
 pub(super) mod incident;
 pub(super) mod many;
 pub(super) mod slow_reader;

@@ -211,3 +211,11 @@ fn integers_are_written_in_decimal() {
         assert_eq!(frame(|out| write_integer(out, number)), number.to_string());
     }
 }
+
+#[test]
+fn every_reason_has_a_word_of_its_own() {
+    let gaps = [GapReason::Expired, GapReason::EpochChanged, GapReason::WindowExceeded].map(GapReason::wire);
+    assert_eq!(gaps, ["expired", "epoch_changed", "window_exceeded"]);
+    let left = [LeftReason::Left, LeftReason::Kicked, LeftReason::Forbidden, LeftReason::Closed].map(LeftReason::wire);
+    assert_eq!(left, ["left", "kicked", "forbidden", "closed"]);
+}

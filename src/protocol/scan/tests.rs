@@ -243,3 +243,10 @@ fn an_object_is_walked_key_by_key() {
     assert_eq!(object.value().unwrap().raw, "\"x\"");
     assert!(object.next_key().unwrap().is_none());
 }
+
+#[test]
+fn no_key_follows_one_whose_value_was_not_taken() {
+    let mut scanner = ObjectScanner::new(r#"{"a":1,"b":2}"#).expect("an object begins");
+    assert!(scanner.next_key().expect("a key").is_some());
+    assert_eq!(scanner.next_key().map(|_| ()), Err(Malformed::Syntax));
+}

@@ -590,3 +590,19 @@ fn a_window_does_what_its_model_does() {
         assert!(seen.get(what).is_some_and(|count| *count >= 20), "{what} was seen {:?} times", seen.get(what));
     }
 }
+
+#[test]
+fn a_kept_command_that_has_its_turn_and_was_not_drained_is_neither_freed_nor_expired() {
+    let mut window = Window::new(0);
+    for seq in 2..2 + REORDER_COMMANDS_MAX as u64 {
+        assert_eq!(window.offer(V1, seq, seq.to_string().as_bytes(), Millis(0)), Offer::Kept);
+    }
+    assert_eq!(window.offer(V1, 1, b"x", Millis(0)), Offer::Execute);
+    window.dispatched(1);
+    assert_eq!(window.offer(V1, 100, b"x", Millis(0)), Offer::WindowFull);
+    assert_eq!(window.expire(V1, Millis(10 * AGE), AGE), Expired::Nothing);
+    window.decided(1);
+    let mut order = Vec::new();
+    drain(&mut window, &mut order);
+    assert_eq!(order.len(), REORDER_COMMANDS_MAX);
+}

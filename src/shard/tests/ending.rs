@@ -3,7 +3,7 @@
 use super::world::{World, WorldConfig};
 use crate::close::CloseReason;
 use crate::limits::{CLOSE_LINGER_MS, HANDSHAKE_DEADLINE_MS, Limits};
-use crate::shard::seam::{Ended, Order};
+use crate::shard::seam::{Ended, Flow, Order};
 use crate::shard::stats::MemoryUse;
 use crate::ws::Opcode;
 use crate::ws::frame::write_masked;
@@ -198,6 +198,30 @@ fn nothing_but_connect_opens() {
         assert_eq!(frames[1].close_code(), Some(4004));
         world.end_all();
     }
+}
+
+/// Completions may still be on their way when a slot has another user.
+#[test]
+fn what_is_said_of_a_connection_that_is_gone_changes_nothing() {
+    let mut world = world();
+    let gone = world.v1(0, "ann");
+    let (now, key) = (world.now, world.clients[gone].key());
+    world.send_close(gone, Some(1000));
+    world.run();
+    let heir = world.v1(0, "bob");
+    assert_eq!(world.clients[heir].key().slot, key.slot, "the slot is used again");
+    let before = format!("{:?}", world.shard(0).stats());
+    let shard = &mut world.drivers[0].shard;
+    let received = shard.handle_received(now, key, &mut b"\xff\xff".to_vec());
+    assert_eq!((received.consumed, received.flow), (2, Flow::Continue));
+    shard.handle_probed(now, key, true);
+    shard.handle_measured(key, 7);
+    shard.handle_writable(now, key);
+    shard.handle_closed(now, key, Ended::Error);
+    world.run();
+    assert_eq!(format!("{:?}", world.shard(0).stats()), before);
+    assert!(!world.clients[heir].closed);
+    world.end_all();
 }
 
 /// The connection has ended, its socket takes nothing, and the rest of a message comes with the answer to its close.

@@ -166,3 +166,43 @@ fn a_peer_that_reads_behind_a_full_socket_is_alive_and_one_that_stopped_is_not()
     assert_eq!(world.closes(CloseReason::NoPong), 1);
     world.end_all();
 }
+
+/// It is not read because a lane is full: that it says nothing is our doing.
+#[test]
+fn a_connection_that_is_not_read_is_not_taken_for_dead() {
+    let limits = Limits { lane_places: Some(4), ..Limits::default() };
+    let mut world = World::new(WorldConfig { shards: 2, limits, ..WorldConfig::default() });
+    let client = world.v1(0, "ann");
+    let room = world.room_at(1);
+    world.say(client, &[&format!(r#"{{"type":"join_room","roomId":"{room}","presence":true,"seq":1}}"#)]);
+    world.clients[client].pongs = false;
+    world.stalled.insert((0, 1));
+    for seq in 2..20 {
+        world.send(client, &format!(r#"{{"type":"broadcast","roomId":"{room}","data":1,"seq":{seq}}}"#));
+    }
+    world.pass(3 * GHOST_BOUND_MS);
+    assert!(!world.clients[client].closed && world.close_codes(client).is_empty());
+    world.stalled.clear();
+    world.run();
+    assert_eq!(world.take(client).last().expect("an ack")["seq"], 19);
+    world.pass(GHOST_BOUND_MS);
+    assert_eq!(world.closes(CloseReason::NoPong), 1, "now it is read, and says nothing");
+    world.end_all();
+}
+
+/// Something had come when the socket was looked at: it is given the time again.
+#[test]
+fn a_probe_that_finds_something_gives_the_time_again() {
+    let mut world = world(1);
+    let client = world.v1(0, "ann");
+    world.say(client, &[WATCH]);
+    world.clients[client].pongs = false;
+    world.pass(12_500);
+    let (now, key) = (world.now, world.clients[client].key());
+    world.drivers[0].shard.handle_probed(now, key, false);
+    world.pass(5_000);
+    assert_eq!(world.sum(|stats| stats.ghosts_reaped), 0);
+    world.pass(GHOST_BOUND_MS);
+    assert_eq!(world.closes(CloseReason::NoPong), 1);
+    world.end_all();
+}

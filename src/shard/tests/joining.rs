@@ -65,3 +65,31 @@ fn a_late_answer_to_a_rejoin_does_not_touch_who_has_its_place_now() {
     assert_eq!(world.take_types(b), ["room_left", "ack"]);
     world.end_all();
 }
+
+/// Publications are not kept, so only who missed nothing is whole.
+#[test]
+fn a_join_that_says_where_it_stands_is_told_whether_it_missed_anything() {
+    let mut world = world(1);
+    let (a, b) = (world.v1(0, "ann"), world.v1(0, "bob"));
+    world.say(a, &[r#"{"type":"join_room","roomId":"r","seq":1}"#, r#"{"type":"broadcast","roomId":"r","data":1,"seq":2}"#]);
+    let epoch = world.take(a)[0]["epoch"].as_str().expect("an epoch").to_owned();
+    let cases = [
+        (epoch.as_str(), 1, true, None),
+        (epoch.as_str(), 0, false, Some("expired")),
+        ("another", 1, false, Some("epoch_changed")),
+    ];
+    for (place, (epoch, offset, recovered, reason)) in cases.into_iter().enumerate() {
+        let seq = 2 * place + 1;
+        world.say(
+            b,
+            &[
+                &format!(r#"{{"type":"join_room","roomId":"r","since":{{"epoch":"{epoch}","offset":{offset}}},"seq":{seq}}}"#),
+                &format!(r#"{{"type":"leave_room","roomId":"r","seq":{}}}"#, seq + 1),
+            ],
+        );
+        let joined = &world.take(b)[0];
+        assert_eq!(joined["recovered"], recovered, "{joined}");
+        assert_eq!(joined["gap"]["reason"].as_str(), reason, "{joined}");
+    }
+    world.end_all();
+}

@@ -179,3 +179,50 @@ fn leaves_and_presence_have_their_turns_at_a_flooded_home() {
     world.run();
     world.end_all();
 }
+
+/// The bound of a lane is in bytes too: what a message between shards says of itself is what it keeps alive.
+#[test]
+fn a_message_between_shards_says_how_many_bytes_it_keeps_alive() {
+    let mut world = world(2, None);
+    let (a, b) = (world.v1(0, "ann"), world.v1(0, "bob"));
+    let room = world.room_at(1);
+    world.say(a, &[&join(&room, 1)]);
+    world.say(b, &[&join(&room, 1)]);
+    let held = |world: &World| -> usize { world.lanes.iter().flatten().flatten().map(crate::shard::MeshMessage::bytes_held).sum() };
+    assert_eq!(held(&world), 0);
+    world.stalled.insert((0, 1));
+    let data = "d".repeat(5_000);
+    world.say(a, &[&format!(r#"{{"type":"broadcast","roomId":"{room}","data":"{data}","seq":2}}"#)]);
+    assert!((5_000..5_500).contains(&held(&world)), "the command: {}", held(&world));
+    world.stalled = [(1, 0)].into();
+    world.run();
+    assert!((5_000..5_500).contains(&held(&world)), "the publication, and a decision without payload: {}", held(&world));
+    world.say(b, &[&format!(r#"{{"type":"presence","roomId":"{room}","id":1}}"#), &leave(&room, 2)]);
+    world.run();
+    assert!((5_050..6_500).contains(&held(&world)), "an answer too: {}", held(&world));
+    world.stalled.clear();
+    world.run();
+    assert_eq!(held(&world), 0);
+    world.end_all();
+}
+
+/// Clients that come and go while a lane is full leave their places in its queue; it does not grow with them.
+#[test]
+fn connections_that_come_and_go_do_not_lengthen_the_queue_for_a_lane() {
+    let limits = Limits { lane_places: Some(4), ..Limits::default() };
+    let mut world = World::new(WorldConfig { shards: 2, slots: 4, limits, ..WorldConfig::default() });
+    let room = world.room_at(1);
+    world.stalled.insert((0, 1));
+    for _ in 0..40 {
+        let client = world.v1(0, "ann");
+        let joins: Vec<String> = (1..10).map(|seq| join(&room, seq)).collect();
+        world.say(client, &joins.iter().map(String::as_str).collect::<Vec<_>>());
+        world.end(client, crate::shard::seam::Ended::Error);
+        world.run();
+        let waiters: usize = world.shard(0).lanes.iter().map(|lane| lane.waiters.len()).sum();
+        assert!(waiters <= 8, "{waiters} wait in a shard of four connections");
+    }
+    world.stalled.clear();
+    world.run();
+    world.end_all();
+}

@@ -144,6 +144,32 @@ fn no_change_is_told_before_the_snapshot_that_it_applies_to() {
     world.end_all();
 }
 
+/// Sessions that were made at about the same time on different shards are alike in one half of their ids.
+#[test]
+fn a_cursor_does_not_mean_whoever_has_taken_the_place_of_one_who_left() {
+    let mut world = World::new(WorldConfig { shards: 2, ..WorldConfig::default() });
+    let room = world.room_at(0);
+    let join = |seq: u64| format!(r#"{{"type":"join_room","roomId":"{room}","seq":{seq}}}"#);
+    let leave = format!(r#"{{"type":"leave_room","roomId":"{room}","seq":2}}"#);
+    let names = ["ann", "bob", "cat", "dan"];
+    let members: Vec<usize> = names.iter().map(|name| world.v1(0, name)).collect();
+    let late: Vec<usize> = (0..names.len()).map(|number| world.v1(1, &format!("late-{number}"))).collect();
+    for member in &members {
+        world.say(*member, &[&join(1)]);
+    }
+    world.take(members[0]);
+    world.say(members[0], &[&format!(r#"{{"type":"presence","roomId":"{room}","id":"1","limit":2}}"#)]);
+    let answer = world.take(members[0]).pop().expect("a page");
+    let cursor = answer["cursor"].as_str().expect("there is more").to_owned();
+    // The next page would begin with the third. It leaves, and the third of the other shard gets its place.
+    world.say(members[2], &[&leave]);
+    world.say(late[2], &[&join(1)]);
+    world.say(members[0], &[&format!(r#"{{"type":"presence","roomId":"{room}","id":"2","limit":2,"cursor":"{cursor}"}}"#)]);
+    let answer = world.take(members[0]).pop().expect("an answer");
+    assert_eq!(answer["code"], "bad_cursor", "{answer}");
+    world.end_all();
+}
+
 #[test]
 fn who_came_back_is_shown_to_those_who_saw_the_list_without_them() {
     let mut world = World::new(WorldConfig::default());
@@ -253,4 +279,43 @@ fn a_list_above_the_page_size_comes_in_pages() {
         assert_eq!((&error["code"], &error["id"]), (&"bad_cursor".into(), &8.into()));
         world.end_all();
     }
+}
+
+/// Many come at once with large states: what is told of them does not fit in one frame.
+#[test]
+fn a_diff_longer_than_a_page_comes_in_several_that_follow_each_other() {
+    const MEMBERS: usize = 60;
+    let mut world = World::new(WorldConfig { slots: 100, ..WorldConfig::default() });
+    let witness = world.v1(0, "witness");
+    world.say(witness, &[r#"{"type":"join_room","roomId":"r","presence":true,"seq":1}"#]);
+    world.pass(1_000);
+    let mut watched = Watched::default();
+    world.take(witness).iter().for_each(|message| watched.hear(message));
+    let members: Vec<usize> = (0..MEMBERS).map(|number| world.v1(0, &format!("user-{number}"))).collect();
+    let state = "s".repeat(1_000);
+    for &member in &members {
+        world.send(member, &format!(r#"{{"type":"join_room","roomId":"r","state":"{state}","seq":1}}"#));
+    }
+    world.pass(2_000);
+    let got = world.take(witness);
+    assert!(got.iter().filter(|message| message["type"] == "presence_diff").count() > 1);
+    got.iter().for_each(|message| watched.hear(message));
+    assert!(!watched.stale, "no version is left out");
+    assert_eq!(watched.list.as_ref().expect("a list").len(), MEMBERS + 1);
+    world.end_all();
+}
+
+/// Nobody is told any more, so nothing is kept to be told.
+#[test]
+fn a_diff_is_dropped_when_the_last_who_watches_has_left() {
+    let mut world = World::new(WorldConfig::default());
+    let (watcher, other) = (world.v1(0, "ann"), world.v1(0, "bob"));
+    world.say(watcher, &[r#"{"type":"join_room","roomId":"r","presence":true,"seq":1}"#]);
+    world.pass(1_000);
+    world.say(other, &[r#"{"type":"join_room","roomId":"r","seq":1}"#]);
+    world.say(watcher, &[r#"{"type":"leave_room","roomId":"r","seq":2}"#]);
+    let told = world.sum(|stats| stats.presence_diffs);
+    world.pass(1_000);
+    assert_eq!(world.sum(|stats| stats.presence_diffs), told);
+    world.end_all();
 }

@@ -174,6 +174,53 @@ fn what_was_partly_sent_is_finished_before_the_close_frame() {
 }
 
 #[test]
+fn an_echo_sends_text_back_as_text() {
+    let mut world = World::new(WorldConfig::default());
+    let client = world.echo(0);
+    world.send(client, "not JSON");
+    world.run();
+    let frames = world.take_frames(client);
+    assert_eq!((frames.len(), frames[0].opcode, &frames[0].payload[..]), (1, Opcode::Text, &b"not JSON"[..]));
+    world.end_all();
+}
+
+/// Each of these members gets one send of many frames, and all of them are more than the scratch holds at once.
+#[test]
+fn more_than_the_scratch_holds_goes_out_in_several_submissions() {
+    const MEMBERS: usize = 150;
+    for reads in [usize::MAX, 2_000] {
+        let limits = Limits { send_queue_bytes_max: 1 << 20, ..Limits::default() };
+        let mut world = World::new(WorldConfig { slots: 200, limits, ..WorldConfig::default() });
+        let publisher = world.v1(0, "ann");
+        world.say(publisher, &[JOIN]);
+        let members: Vec<usize> = (0..MEMBERS).map(|_| world.plain(0, "bob")).collect();
+        for &member in &members {
+            world.say(member, &[JOIN]);
+            world.clients[member].incoming_max = reads.min(1 << 20);
+            world.clients[member].reads = reads;
+        }
+        world.run();
+        members.iter().for_each(|&member| drop(world.take_frames(member)));
+        for number in 2..32 {
+            let padding = "p".repeat(350);
+            world.send(
+                publisher,
+                &format!(r#"{{"type":"broadcast","roomId":"r","data":{{"n":{number},"p":"{padding}"}},"seq":{number}}}"#),
+            );
+        }
+        // An answer of its own in front makes each member's send another: equal ones would share their place.
+        for (number, &member) in members.iter().enumerate() {
+            world.send(member, &format!(r#"{{"type":"ping","t":{number}}}"#));
+        }
+        world.run();
+        for &member in &members {
+            assert_eq!(numbers(&mut world, member), (2..32).collect::<Vec<_>>());
+        }
+        world.end_all();
+    }
+}
+
+#[test]
 fn what_waits_behind_a_welcome_that_was_cut_is_dropped_for_a_slow_consumer() {
     let limits = Limits { message_bytes_max: 4_096, send_queue_bytes_max: 10_000, ..Limits::default() };
     let mut world = World::new(WorldConfig { limits, ..WorldConfig::default() });

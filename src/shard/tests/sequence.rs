@@ -2,7 +2,7 @@
 
 use super::world::{World, WorldConfig};
 use crate::close::CloseReason;
-use crate::limits::{Limits, REORDER_AGE_MS, WINDOW};
+use crate::limits::{Limits, REORDER_AGE_MS, REORDER_BYTES_MAX, REORDER_COMMANDS_MAX, WINDOW};
 use serde_json::Value;
 
 fn world(shards: usize) -> World {
@@ -188,6 +188,92 @@ fn gaps_that_open_and_close_for_ever_are_watched_in_one_place() {
     assert!(world.shard(0).reorders.len() <= 1);
     world.pass(REORDER_AGE_MS + 100);
     assert_eq!(world.shard(0).reorders.len(), 0);
+    world.end_all();
+}
+
+#[test]
+fn more_early_commands_than_are_kept_are_nacked_and_the_third_time_closes() {
+    let mut world = world(1);
+    let (a, b) = pair(&mut world, "r");
+    let last = 3 + REORDER_COMMANDS_MAX as u64;
+    for time in 1..=3 {
+        for seq in 3..=last {
+            world.send(a, &publish("r", seq));
+        }
+        world.run();
+        if time < 3 {
+            let nacks: Vec<Value> = world.take(a).into_iter().filter(|message| message["type"] == "nack").collect();
+            let told = nacks.last().expect("a nack");
+            assert_eq!((&told["expectedSeq"], &told["received"]), (&2.into(), &last.into()));
+            assert_eq!(world.sum(|stats| stats.memory_bytes.iter().sum::<u64>()), world_memory_at_rest(&world));
+        }
+    }
+    assert_eq!(world.closes(CloseReason::StateInsufficient), 1);
+    assert_eq!(world.close_codes(a), [Some(4203)]);
+    assert_eq!(data(&world.take(b)), [] as [u64; 0]);
+    world.end_all();
+}
+
+/// What a world holds that keeps no early command: its rooms.
+fn world_memory_at_rest(world: &World) -> u64 {
+    world.sum(|stats| stats.memory_bytes[crate::shard::stats::MemoryUse::Rooms as usize])
+}
+
+#[test]
+fn what_was_freed_is_executed_once_when_it_is_sent_again() {
+    let mut world = world(1);
+    let (a, b) = pair(&mut world, "r");
+    let last = 3 + REORDER_COMMANDS_MAX as u64;
+    for seq in (3..=last).chain(2..=last) {
+        world.say(a, &[&publish("r", seq)]);
+    }
+    assert_eq!(data(&world.take(b)), (2..=last).collect::<Vec<_>>());
+    assert_eq!(world.take(a).last().expect("an ack")["seq"], last);
+    world.end_all();
+}
+
+#[test]
+fn a_plain_gap_with_more_behind_it_than_is_kept_is_given_up_at_once() {
+    let mut world = world(1);
+    let (a, b) = (world.plain(0, "ann"), world.plain(0, "bob"));
+    world.say(b, &[r#"{"type":"join_room","roomId":"r"}"#]);
+    world.say(a, &[&join("r", 1)]);
+    world.take(a);
+    world.take(b);
+    let last = 3 + REORDER_COMMANDS_MAX as u64;
+    for seq in 3..=last {
+        world.send(a, &publish("r", seq));
+    }
+    world.run();
+    assert_eq!(data(&world.take(b)), (3..=last).collect::<Vec<_>>());
+    let skipped = world.take(a);
+    assert_eq!((skipped.len(), &skipped[0]["code"], &skipped[0]["missing"]["to"]), (1, &"seq_skipped".into(), &2.into()));
+    world.end_all();
+}
+
+/// After what was kept is executed nothing is kept any more, and the command that was too much waits for its own gap.
+#[test]
+fn a_plain_command_that_is_too_long_beside_what_is_kept_waits_for_its_own_gap() {
+    let mut world = world(1);
+    let (a, b) = (world.plain(0, "ann"), world.plain(0, "bob"));
+    world.say(b, &[r#"{"type":"join_room","roomId":"r"}"#]);
+    world.say(a, &[&join("r", 1)]);
+    world.take(b);
+    let long = |seq: u64| {
+        let padding = " ".repeat(REORDER_BYTES_MAX / 2);
+        format!(r#"{{"type":"broadcast","roomId":"r",{padding}"data":{seq},"seq":{seq}}}"#)
+    };
+    world.say(a, &[&long(3), &long(5)]);
+    assert_eq!(data(&world.take(b)), [3]);
+    world.pass(REORDER_AGE_MS + 100);
+    assert_eq!(data(&world.take(b)), [5]);
+    let skipped: Vec<u64> = world
+        .take(a)
+        .iter()
+        .filter(|message| message["code"] == "seq_skipped")
+        .filter_map(|error| error["missing"]["from"].as_u64())
+        .collect();
+    assert_eq!(skipped, [2, 4]);
     world.end_all();
 }
 

@@ -119,6 +119,11 @@ pub(super) struct Client {
 }
 
 impl Client {
+    /// What its shard knows it by.
+    pub(super) fn key(&self) -> Key {
+        self.key
+    }
+
     fn is_writable(&self) -> bool {
         self.incoming.len() < self.incoming_max.min(self.writable_below)
     }

@@ -315,7 +315,7 @@ fn query_values_are_decoded() {
 fn refusals_carry_the_headers_that_their_status_requires() {
     let answer = |error: RequestError| {
         let mut out = Vec::new();
-        error.write_response(&mut out);
+        write_response(&mut out, error.status(), error.headers(), error.message());
         String::from_utf8(out).unwrap()
     };
     let upgrade = answer(RequestError::UpgradeRequired);
@@ -330,6 +330,13 @@ fn refusals_carry_the_headers_that_their_status_requires() {
         assert!(answer.starts_with(&format!("HTTP/1.1 {} ", error.status())) && answer.ends_with(error.message()), "{answer}");
         assert!(answer.contains("\r\nConnection: close\r\n") && answer.contains("\r\nCache-Control: no-store\r\n"));
     }
+}
+
+#[test]
+fn a_status_without_a_customary_phrase_has_an_empty_one() {
+    let mut out = Vec::new();
+    write_response(&mut out, 299, &[], "");
+    assert!(out.starts_with(b"HTTP/1.1 299 \r\nContent-Length: 0\r\n"));
 }
 
 #[test]

@@ -24,26 +24,25 @@
 //!   keeps the shard awake, or comes with an event, which makes a turn, and each turn asks again. In case a reason is of another
 //!   kind, a shard with a declined head naps no longer than [`DECLINED_NAP_MS`].
 //!
+//! `tests/models.rs` compiles this file against the atomics of a model checker, and tries all interleavings of two shards.
+//!
 //! Waits form no cycle: a consequence is declined only until passes have ended, which waits for no other shard.
 
-use super::stats::DriverStats;
-use super::{Mail, Shared};
+use crate::driver::stats::DriverStats;
+use crate::driver::sync::{Arc, AtomicBool, AtomicI32, AtomicUsize, Ordering, Receiver, Sender, TrySendError, bounded, fence};
 use crate::limits::{CONSEQUENCES_PER_COMMAND_MAX, LANE_BYTES_MAX, MESH_PER_TURN};
-use crate::shard::{Lane, LaneRoom, MeshMessage, Order, Shard, ShardId};
+use crate::shard::{Lane, LaneRoom, ShardId};
 use crate::time::Now;
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use std::collections::VecDeque;
 use std::os::fd::RawFd;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering, fence};
 
 /// Longest sleep of a shard that has declined a message, in ms.
-pub(super) const DECLINED_NAP_MS: u64 = 10;
+pub(crate) const DECLINED_NAP_MS: u64 = 10;
 /// Messages taken from one lane before the next has its turn.
 const PER_LANE: usize = 64;
 
-/// What the mesh asks of a core. [`Shard`] is the one; tests have simpler ones.
-pub(super) trait Core {
+/// What the mesh asks of a core.
+pub(crate) trait Core {
     /// What travels in the lanes.
     type Message;
     fn bytes_held(message: &Self::Message) -> usize;
@@ -51,25 +50,6 @@ pub(super) trait Core {
     fn handle(&mut self, now: Now, from: ShardId, lane: Lane, message: Self::Message);
     fn tell_room(&mut self, peer: ShardId, room: LaneRoom);
     fn poll(&mut self) -> Option<(ShardId, Lane, Self::Message)>;
-}
-
-impl Core for Shard {
-    type Message = MeshMessage;
-    fn bytes_held(message: &MeshMessage) -> usize {
-        message.bytes_held()
-    }
-    fn accepts(&self, from: ShardId, lane: Lane) -> bool {
-        self.accepts_mesh(from, lane)
-    }
-    fn handle(&mut self, now: Now, from: ShardId, lane: Lane, message: MeshMessage) {
-        self.handle_mesh(now, from, lane, message);
-    }
-    fn tell_room(&mut self, peer: ShardId, room: LaneRoom) {
-        self.handle_lane(peer, room);
-    }
-    fn poll(&mut self) -> Option<(ShardId, Lane, MeshMessage)> {
-        self.poll_mesh()
-    }
 }
 
 /// What both ends of a lane see beside the channel.
@@ -157,7 +137,7 @@ struct Incoming<C: Core> {
 
 /// How a shard is woken.
 #[derive(Debug)]
-pub(super) struct Door {
+pub(crate) struct Door {
     /// True while the shard's thread is in the kernel, or about to be.
     asleep: AtomicBool,
     /// Its ring, or -1 before it runs.
@@ -172,13 +152,13 @@ impl Default for Door {
 
 impl Door {
     /// Names the ring that doorbells go to.
-    pub(super) fn open(&self, ring: RawFd) {
+    pub(crate) fn open(&self, ring: RawFd) {
         self.ring.store(ring, Ordering::Release);
     }
 }
 
 /// One shard's ends of all lanes.
-pub(super) struct Mesh<C: Core = Shard> {
+pub(crate) struct Mesh<C: Core> {
     id: ShardId,
     /// By peer, then by lane; `None` at this shard's own place.
     outgoing: Vec<Option<[Outgoing<C>; 2]>>,
@@ -196,7 +176,7 @@ pub(super) struct Mesh<C: Core = Shard> {
 const LANES: [Lane; 2] = [Lane::Consequence, Lane::Command];
 
 /// The ends of all lanes between `shards` shards, by shard.
-pub(super) fn lanes<C: Core>(shards: usize, places: usize) -> Vec<Mesh<C>> {
+pub(crate) fn lanes<C: Core>(shards: usize, places: usize) -> Vec<Mesh<C>> {
     let mut meshes: Vec<Mesh<C>> = (0..shards)
         .map(|index| Mesh {
             id: ShardId(index as u16),
@@ -234,9 +214,15 @@ const fn place(lane: Lane) -> usize {
 }
 
 impl<C: Core> Mesh<C> {
+    /// Whose ends they are.
+    #[cfg(test)]
+    pub(crate) fn id(&self) -> ShardId {
+        self.id
+    }
+
     /// Hands incoming messages to the core, a few from each lane in turn, until none is left that it takes or the turn's budget is
     /// used up. Returns how many.
-    pub(super) fn serve(&mut self, core: &mut C, now: Now, stats: &mut DriverStats) -> usize {
+    pub(crate) fn serve(&mut self, core: &mut C, now: Now, stats: &mut DriverStats) -> usize {
         let lanes = self.incoming.len() * LANES.len();
         let mut served = 0;
         let mut idle = 0;
@@ -264,7 +250,7 @@ impl<C: Core> Mesh<C> {
     }
 
     /// Tells the core how much room the lanes to each peer have.
-    pub(super) fn tell_room(&mut self, core: &mut C) {
+    pub(crate) fn tell_room(&mut self, core: &mut C) {
         for (peer, pair) in self.outgoing.iter_mut().enumerate() {
             let Some(pair) = pair else { continue };
             for outgoing in pair.iter_mut() {
@@ -279,7 +265,7 @@ impl<C: Core> Mesh<C> {
     }
 
     /// Sends everything that the core has for other shards.
-    pub(super) fn send_all(&mut self, core: &mut C, stats: &mut DriverStats) {
+    pub(crate) fn send_all(&mut self, core: &mut C, stats: &mut DriverStats) {
         while let Some((to, lane, message)) = core.poll() {
             let pair = self.outgoing.get_mut(usize::from(to.0)).and_then(Option::as_mut);
             let pair = pair.expect("the core sends to another shard of this process");
@@ -295,7 +281,7 @@ impl<C: Core> Mesh<C> {
     }
 
     /// Calls `ring` with the shard and the ring of each peer that sleeps and for which something has changed.
-    pub(super) fn ring_doorbells(&mut self, doors: &[Door], mut ring: impl FnMut(ShardId, RawFd)) {
+    pub(crate) fn ring_doorbells(&mut self, doors: &[Door], mut ring: impl FnMut(ShardId, RawFd)) {
         if !self.pushed.contains(&true) && !self.taken.contains(&true) {
             return;
         }
@@ -313,14 +299,14 @@ impl<C: Core> Mesh<C> {
 
     /// Announces sleep, and says whether the shard may: nothing has come, and no room has appeared, since it last looked;
     /// `has_mail` is asked about the rest. If not, the announcement is withdrawn.
-    pub(super) fn may_sleep(&self, core: &C, doors: &[Door], has_mail: impl FnOnce() -> bool) -> bool {
+    pub(crate) fn may_sleep(&self, core: &C, doors: &[Door], has_mail: impl FnOnce() -> bool) -> bool {
         let asleep = &doors[usize::from(self.id.0)].asleep;
         asleep.store(true, Ordering::SeqCst);
         for outgoing in self.outgoing.iter().flatten().flatten().filter(|outgoing| outgoing.is_short()) {
             outgoing.gauge.starved.store(true, Ordering::Relaxed);
         }
         fence(Ordering::SeqCst);
-        let may = !self.has_incoming(core) && !self.has_new_room() && !has_mail();
+        let may = !self.has_news(core) && !has_mail();
         if !may {
             asleep.store(false, Ordering::SeqCst);
         }
@@ -328,8 +314,13 @@ impl<C: Core> Mesh<C> {
     }
 
     /// Withdraws the announcement of sleep.
-    pub(super) fn wake(&self, doors: &[Door]) {
+    pub(crate) fn wake(&self, doors: &[Door]) {
         doors[usize::from(self.id.0)].asleep.store(false, Ordering::SeqCst);
+    }
+
+    /// Whether there is a message to take, or room, that the core doesn't know of.
+    pub(crate) fn has_news(&self, core: &C) -> bool {
+        self.has_incoming(core) || self.has_new_room()
     }
 
     /// Whether a message waits that the core would take: it was not asked about it yet, or it has learned of room since it
@@ -349,12 +340,12 @@ impl<C: Core> Mesh<C> {
     }
 
     /// Whether the core has declined anything that still waits.
-    pub(super) fn has_declined(&self) -> bool {
+    pub(crate) fn has_declined(&self) -> bool {
         self.declined > 0
     }
 
     /// Messages that wait in the lanes to this shard.
-    pub(super) fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         self.incoming
             .iter()
             .flatten()
@@ -382,171 +373,5 @@ impl<C: Core> Incoming<C> {
             core.handle(now, from, lane, message);
         }
         budget
-    }
-}
-
-/// Puts an order into each shard's mailbox and wakes them all.
-pub(super) fn broadcast(shared: &Shared, order: Order) {
-    for post in &shared.posts {
-        // The mailbox holds more orders than a process is ever given; a shard that has ended needs none.
-        let _ = post.mail.send(Mail(order));
-        post.waker.wake();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::uring::{BuffersConfig, Entry, Ring, RingConfig, Wait};
-    use std::sync::Barrier;
-
-    /// Sends numbers to the other shard and answers each that it gets.
-    #[derive(Default)]
-    struct Counter {
-        to_send: u64,
-        sent: u64,
-        answers_owed: VecDeque<u64>,
-        answers: u64,
-        received: u64,
-        room: LaneRoom,
-        peer: ShardId,
-        bytes: usize,
-    }
-
-    impl Core for Counter {
-        type Message = (u64, usize);
-        fn bytes_held(message: &Self::Message) -> usize {
-            message.1
-        }
-        fn accepts(&self, _: ShardId, lane: Lane) -> bool {
-            lane == Lane::Consequence || self.answers_owed.len() < self.room.consequences
-        }
-        fn handle(&mut self, _: Now, _: ShardId, lane: Lane, message: Self::Message) {
-            let count = match lane {
-                Lane::Command => {
-                    self.answers_owed.push_back(message.0);
-                    &mut self.received
-                }
-                Lane::Consequence => &mut self.answers,
-            };
-            assert_eq!(message.0, *count, "out of order");
-            *count += 1;
-        }
-        fn tell_room(&mut self, _: ShardId, room: LaneRoom) {
-            self.room = room;
-        }
-        fn poll(&mut self) -> Option<(ShardId, Lane, Self::Message)> {
-            if self.room.consequences > 0
-                && let Some(number) = self.answers_owed.pop_front()
-            {
-                self.room.consequences -= 1;
-                return Some((self.peer, Lane::Consequence, (number, self.bytes)));
-            }
-            if self.room.commands > 0 && self.sent < self.to_send {
-                self.room.commands -= 1;
-                self.sent += 1;
-                return Some((self.peer, Lane::Command, (self.sent - 1, self.bytes)));
-            }
-            None
-        }
-    }
-
-    /// One shard's loop, as far as the mesh is concerned: it sleeps without a timeout whenever it may.
-    fn run(mut mesh: Mesh<Counter>, doors: &[Door], barrier: &Barrier, count: u64, bytes: usize) -> u64 {
-        let mut ring = Ring::new(RingConfig {
-            submissions: 8,
-            completions: 64,
-            slots: 0,
-            buffers: BuffersConfig { count: 1, bytes: 4096 },
-            incremental: true,
-        })
-        .unwrap();
-        ring.enable().unwrap();
-        let id = usize::from(mesh.id.0);
-        doors[id].open(ring.descriptor());
-        barrier.wait();
-        let mut core = Counter { to_send: count, peer: ShardId(1 - id as u16), bytes, ..Counter::default() };
-        let mut stats = DriverStats::default();
-        let mut sleeps = 0;
-        loop {
-            while ring.next_completion().is_some() {}
-            mesh.serve(&mut core, Now::default(), &mut stats);
-            mesh.tell_room(&mut core);
-            mesh.send_all(&mut core, &mut stats);
-            mesh.ring_doorbells(doors, |_, descriptor| ring.push(Entry::doorbell(descriptor, 0)).unwrap());
-            if core.answers == count && core.received == count && core.answers_owed.is_empty() {
-                ring.enter([], Wait::Poll).unwrap();
-                assert_eq!(stats.lane_excess, 0);
-                break;
-            }
-            let sleep = mesh.may_sleep(&core, doors, || false);
-            sleeps += u64::from(sleep);
-            ring.enter([], if sleep { Wait::Forever } else { Wait::Poll }).unwrap();
-            mesh.wake(doors);
-        }
-        // The ring stays until the other has rung its last.
-        barrier.wait();
-        sleeps
-    }
-
-    fn flood(places: usize, count: u64, bytes: usize) {
-        let mut meshes = lanes::<Counter>(2, places).into_iter();
-        let doors = [Door::default(), Door::default()];
-        let barrier = Barrier::new(2);
-        let (first, second) = (meshes.next().unwrap(), meshes.next().unwrap());
-        std::thread::scope(|scope| {
-            scope.spawn(|| run(first, &doors, &barrier, count, bytes));
-            scope.spawn(|| run(second, &doors, &barrier, count, bytes));
-        });
-    }
-
-    // In each of these a lost wake-up would leave both threads asleep for good.
-
-    #[test]
-    fn two_shards_that_flood_each_other_through_tiny_lanes_lose_nothing_and_both_end() {
-        flood(CONSEQUENCES_PER_COMMAND_MAX, 20_000, 0);
-    }
-
-    #[test]
-    fn lanes_that_are_short_of_bytes_rather_than_places_wake_their_sender_too() {
-        flood(64, 2_000, LANE_BYTES_MAX);
-    }
-
-    #[test]
-    fn roomy_lanes_deliver_in_order() {
-        flood(4_096, 100_000, 10);
-    }
-
-    #[test]
-    fn a_declined_head_keeps_its_place_and_everything_behind_it() {
-        let mut meshes = lanes::<Counter>(2, 8);
-        let mut stats = DriverStats::default();
-        let mut sender = Counter { to_send: 3, peer: ShardId(1), ..Counter::default() };
-        meshes[0].tell_room(&mut sender);
-        meshes[0].send_all(&mut sender, &mut stats);
-        let mut receiver = Counter { peer: ShardId(0), ..Counter::default() };
-        assert_eq!(meshes[1].serve(&mut receiver, Now::default(), &mut stats), 0);
-        assert!(meshes[1].has_declined() && meshes[1].waiting() == 3);
-        receiver.room.consequences = 2;
-        assert_eq!(meshes[1].serve(&mut receiver, Now::default(), &mut stats), 2);
-        receiver.room.consequences = 8;
-        assert_eq!(meshes[1].serve(&mut receiver, Now::default(), &mut stats), 1);
-        assert_eq!((receiver.received, meshes[1].waiting()), (3, 0));
-    }
-
-    #[test]
-    fn what_exceeds_a_lane_waits_and_follows_in_order() {
-        let mut meshes = lanes::<Counter>(2, 4);
-        let mut stats = DriverStats::default();
-        let mut sender =
-            Counter { to_send: 10, peer: ShardId(1), room: LaneRoom { commands: 10, consequences: 0 }, ..Counter::default() };
-        meshes[0].send_all(&mut sender, &mut stats);
-        assert_eq!(stats.lane_excess, 6);
-        let mut receiver = Counter { room: LaneRoom { commands: 0, consequences: 100 }, ..Counter::default() };
-        for _ in 0..3 {
-            meshes[1].serve(&mut receiver, Now::default(), &mut stats);
-            meshes[0].tell_room(&mut sender);
-        }
-        assert_eq!((receiver.received, sender.room.commands), (10, 4));
     }
 }
