@@ -95,7 +95,7 @@ fn check_answer(bytes: &[u8], verdict: &Verdict) {
     let status = match verdict {
         Verdict::Incomplete => return,
         Verdict::Malformed(error) | Verdict::Complete { upgrade: Err(error), .. } => {
-            error.write_response(&mut answer);
+            http::write_response(&mut answer, error.status(), error.headers(), error.message());
             error.status()
         }
         Verdict::Complete { upgrade: Ok(key), .. } => {
