@@ -1,10 +1,9 @@
-//! The core under a simulator: shards, sockets, lanes and clients in one thread, without kernel and clock, all from one seed.
+//! The core with virtual sockets, lanes and clients, in one thread, without kernel and clock.
 //!
-//! `world` drives shards exactly as `seam` says; the other files say what must come of it, one behaviour a test. `chaos` makes
-//! workload and faults from seeds and compares with a model; a failure names its seed.
+//! `world` drives shards exactly as `seam` says; the other files say what must come of it, one behaviour a test. Workload and faults
+//! from seeds are in `tests/sim`, which knows only what is public.
 
 mod account;
-mod chaos;
 mod world;
 
 mod ending;

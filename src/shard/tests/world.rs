@@ -149,8 +149,6 @@ pub(super) struct World {
     pub(super) limits: Limits,
     /// Lanes whose messages are not delivered.
     pub(super) stalled: HashSet<(usize, usize)>,
-    /// So many consequences are delivered before one is lost: a bug planted to see the checkers fail.
-    pub(super) loses_after: Option<u64>,
     turns: u64,
 }
 
@@ -201,7 +199,6 @@ impl World {
             places: limits.lane_places(shards),
             limits,
             stalled: HashSet::new(),
-            loses_after: None,
             turns: 0,
         }
     }
@@ -259,11 +256,6 @@ impl World {
             frames: VecDeque::new(),
         });
         id
-    }
-
-    /// Whether a shard has a slot for one more.
-    pub(super) fn has_slot(&self, shard: usize) -> bool {
-        self.drivers[shard].slots.iter().any(Option::is_none)
     }
 
     /// Queues an upgrade request.
@@ -660,15 +652,6 @@ impl World {
                 left -= 1;
                 let message = queue.pop_front().expect("it is not empty");
                 happened = true;
-                if lane == Lane::Consequence
-                    && let Some(left) = &mut self.loses_after
-                {
-                    if *left == 0 {
-                        self.loses_after = None;
-                        continue;
-                    }
-                    *left -= 1;
-                }
                 core.handle_mesh(self.now, ShardId(from as u16), lane, message);
             }
         }
