@@ -90,13 +90,6 @@ export class Room extends Emitter {
     this._forget = whenAborted(options.signal, () => this.leave());
   }
 
-  /** User → list of that user's members. */
-  get users() {
-    const users = new Map();
-    for (const member of this.members.values()) users.set(member.user, [...(users.get(member.user) ?? []), member]);
-    return users;
-  }
-
   /** Resolves once the server has decided it; with `key` it supersedes the last one of that key. */
   publish(data, { key, signal } = {}) {
     return this._throng._ask(this, "broadcast", { data, key, echo: this._options.echo }, signal);
@@ -268,7 +261,7 @@ export class Throng extends Emitter {
   _count = 0;
   _bytes = 0;
   _questions = 0;
-  _attempt = 0;
+  _attempt = 1; // Attempts since the last stable connection.
   _notBefore = 0;
   _spreadMs = 0;
   _expiry = Infinity;
@@ -321,6 +314,7 @@ export class Throng extends Emitter {
   }
 
   _fitting(type, room, fields) {
+    if (fields.data === undefined && fields.state === undefined) throw new TypeError("undefined is not JSON");
     const frame = this._frame(type, room, fields);
     if (frame.bytes > (this._limits.maxMessageBytes ?? 65_536)) throw new ThrongError("message_too_large");
     return frame;
@@ -708,8 +702,9 @@ export class Throng extends Emitter {
       const now = this._env.now();
       const silent = now - this._heardAt;
       if (this._pinged && (now - due <= LATE_MS || ++this._late > LATE_MAX)) return this._lose({ code: 4900, reason: "silent" });
-      if (this._pinged || silent >= this._heartbeatMs) this._ping();
-      else this._watch(Math.min(this._heartbeatMs, this._heartbeatMs - silent));
+      // A clock that was set back says nothing either.
+      if (!this._pinged && silent >= 0 && silent < this._heartbeatMs) this._watch(this._heartbeatMs - silent);
+      else this._ping();
     });
   }
 
