@@ -6,7 +6,7 @@
  *
  * Invariants: a command gets its `seq` when it is first sent, and is sent again only with that `seq` in that session. A room's
  * position moves before its listeners run. Frames of a socket that was given up are never seen. Each timer has a name. Listeners run
- * when the machine has come to rest, so they may call whatever they like.
+ * when the machine has come to rest, so they may call whatever they like. A frame of type `x` is handled by `_on_x`, or ignored.
  */
 const BASE_MS = 500; // Delays are uniform in 0 … min(CAP_MS, BASE_MS · 2ⁿ).
 const CAP_MS = 30_000;
@@ -128,13 +128,13 @@ export class Room extends Emitter {
     this._emit("state", { state, reason });
   }
 
-  _joined(frame) {
+  _on_room_joined(frame) {
     if (!this._join || frame.seq !== this._join.seq) return;
     const { since } = this._join;
     this._join = undefined;
     this._become("joined");
     this._recover(frame, since ? frame.offset : undefined);
-    if (frame.version !== undefined) this._snapshot(frame);
+    if (frame.version !== undefined) this._on_presence_state(frame);
   }
 
   /** Begins what follows a reconnect: all that was missed up to `head` or by `count`, or a gap. */
@@ -147,7 +147,7 @@ export class Room extends Emitter {
     this._epoch = epoch;
     if (first) return;
     this._recovery = { head, count, seen: 0 };
-    if (!recovered) this._gap({ reason: gap?.reason, ...numbered });
+    if (!recovered) this._on_gap({ reason: gap?.reason, ...numbered });
     else if (count === 0 || head <= this._offset) this._recovered();
   }
 
@@ -158,14 +158,14 @@ export class Room extends Emitter {
     this._emit("recovered", { count });
   }
 
-  _gap({ reason, from, to }) {
+  _on_gap({ reason, from, to }) {
     if (to > this._offset) this._offset = to;
     this._recovery = undefined;
     this._throng._disown(this);
     this._emit("gap", { reason, from, to });
   }
 
-  _broadcast(frame) {
+  _on_broadcast(frame) {
     const { offset, seq, from } = frame;
     if (offset <= this._offset) return;
     this._offset = offset ?? this._offset;
@@ -178,7 +178,7 @@ export class Room extends Emitter {
     if (recovery && (recovery.seen === recovery.count || offset >= recovery.head)) this._recovered();
   }
 
-  _snapshot(frame) {
+  _on_presence_state(frame) {
     if (frame.id !== undefined && frame.id !== this._question) return;
     if (frame.id === undefined || !this._paging) {
       this.members.clear();
@@ -199,7 +199,7 @@ export class Room extends Emitter {
     this._emit("presence", { members: this.members, counts });
   }
 
-  _diff(frame) {
+  _on_presence_diff(frame) {
     if (frame.counts) return this._count(frame);
     const current = frame.epoch === this._epoch;
     if (current && frame.version <= this._version) return;
@@ -213,6 +213,11 @@ export class Room extends Emitter {
     for (const { id } of leaves) this.members.delete(id);
     for (const member of updates) this._put({ ...this.members.get(member.id), ...member });
     if (this._question === undefined) this._emit("presence", { members: this.members, joins, leaves, updates });
+  }
+
+  _on_room_left({ reason }) {
+    // Who left by itself knows it, and may be back.
+    if (reason !== "left") this._throng._remove(this, reason);
   }
 
   _put(member) {
@@ -422,46 +427,31 @@ export class Throng extends Emitter {
     this._heardAt = this._env.now();
     this._pinged = false;
     const room = this._rooms.get(frame.roomId);
-    if (room?.state === "joined") this._receiveInRoom(room, frame);
-    switch (frame.type) {
-      case "welcome":
-        return this._welcome(frame);
-      case "room_joined":
-        return room?._joined(frame);
-      case "ack":
-        this._decide(frame.seq);
-        return this._flush();
-      case "nack":
-        if (this._sent.get(frame.expectedSeq)?.held) return;
-        for (const command of this._sent.values()) if (command.seq >= frame.expectedSeq) this._transmit(command);
-        return;
-      case "error":
-        return this._refused(frame);
-      case "refreshed":
-        return this._renewIn(frame.tokenTtlMs);
-      case "reconnect":
-        this._notBefore = this._env.now() + (frame.afterMs ?? 0);
-        this._redirect = frame.url;
-        this._timer("move", frame.afterMs, () => this._lose({ code: 4900, reason: frame.reason }));
-    }
+    if (room?.state === "joined" || frame.type === "room_joined") room?.[`_on_${frame.type}`]?.(frame);
+    this[`_on_${frame.type}`]?.(frame);
   }
 
-  _receiveInRoom(room, frame) {
-    switch (frame.type) {
-      case "broadcast":
-        return room._broadcast(frame);
-      case "gap":
-        return room._gap(frame);
-      case "presence_state":
-        return room._snapshot(frame);
-      case "presence_diff":
-        return room._diff(frame);
-      case "room_left":
-        if (frame.reason !== "left") this._remove(room, frame.reason);
-    }
+  _on_ack({ seq }) {
+    this._decide(seq);
+    this._flush();
   }
 
-  _refused({ seq, id, code, message, retryable, retryAfterMs = BASE_MS }) {
+  _on_nack({ expectedSeq }) {
+    if (this._sent.get(expectedSeq)?.held) return;
+    for (const command of this._sent.values()) if (command.seq >= expectedSeq) this._transmit(command);
+  }
+
+  _on_refreshed({ tokenTtlMs }) {
+    this._renewIn(tokenTtlMs);
+  }
+
+  _on_reconnect({ afterMs = 0, url, reason }) {
+    this._notBefore = this._env.now() + afterMs;
+    this._redirect = url;
+    this._timer("move", afterMs, () => this._lose({ code: 4900, reason }));
+  }
+
+  _on_error({ seq, id, code, message, retryable, retryAfterMs = BASE_MS }) {
     const command = this._sent.get(seq);
     if (command && retryable) {
       command.held = true;
@@ -478,7 +468,7 @@ export class Throng extends Emitter {
     } else if (seq === undefined) this._emit("error", new ThrongError(code, message));
   }
 
-  _welcome(frame) {
+  _on_welcome(frame) {
     this._cancel("open");
     this._ready = this._had = true;
     this._connectedAt = this._heardAt;

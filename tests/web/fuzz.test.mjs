@@ -213,7 +213,7 @@ const planted = {
     class extends Base {
       join(...args) {
         const room = super.join(...args);
-        room._gap = ({ to }) => (room._offset = Math.max(room._offset, to ?? 0));
+        room._on_gap = ({ to }) => (room._offset = Math.max(room._offset, to ?? 0));
         return room;
       }
     },

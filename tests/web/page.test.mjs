@@ -165,6 +165,6 @@ test("a_clock_that_is_set_back_does_not_stop_the_watch", () => {
   const { world, pings } = connected();
   world.time -= 3_600_000;
   for (const timer of world.timers.values()) timer.at -= 3_600_000;
-  world.run(12_000 + 12_000 + 1_000);
-  assert.ok(pings() >= 1, "at most one heartbeat later than else");
+  world.run(12_000);
+  assert.equal(pings(), 1);
 });
