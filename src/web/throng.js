@@ -10,6 +10,7 @@
  */
 const BASE_MS = 500; // Delays are uniform in 0 … min(CAP_MS, BASE_MS · 2ⁿ).
 const CAP_MS = 30_000;
+const CAPPED = 6; // The first n whose delay is capped.
 const STABLE_MS = 10_000; // A connection this old ends the row of attempts: n is 0 again.
 const OPEN_MS = 20_000; // One attempt, from the token to `welcome`.
 const LATE_MS = 2_000; // A timer this late slept or was throttled: its silence proves nothing.
@@ -59,16 +60,17 @@ class Emitter {
     return (entry.off = off);
   }
 
-  _emit(name, event) {
-    this._throng._post([...(this._listeners.get(name) ?? [])], event);
+  _emit(name, event, last) {
+    const { _outbox, _env } = this._throng;
+    const entries = [...(this._listeners.get(name) ?? [])];
+    if (entries.length && _outbox.push({ entries, event, last }) === 1) _env.defer(() => this._throng._deliver());
   }
 
   /** The last event is one of `state`; then nobody listens any more. */
   _finish(event) {
-    const last = [...(this._listeners.get("state") ?? [])].map(({ listener }) => ({ listener, live: true }));
+    this._emit("state", event, true);
     for (const all of this._listeners.values()) for (const entry of all) entry.off();
     this._listeners.clear();
-    this._throng._post(last, event);
   }
 }
 
@@ -140,10 +142,11 @@ export class Room extends Emitter {
   /** Begins what follows a reconnect: all that was missed up to `head` or by `count`, or a gap. */
   _recover({ epoch = this._epoch, offset, gap, recovered = !gap, count }, head) {
     const from = this._offset + 1;
-    const first = this._epoch === undefined;
+    const known = this._epoch;
+    const first = known === undefined;
     if (first || !recovered) this._offset = offset;
-    if (epoch !== this._epoch) this._version = undefined;
-    const numbered = epoch === this._epoch ? { from, to: offset } : {};
+    if (epoch !== known) this._version = undefined;
+    const numbered = epoch === known ? { from, to: offset } : {};
     this._epoch = epoch;
     if (first) return;
     this._recovery = { head, count, seen: 0 };
@@ -171,7 +174,7 @@ export class Room extends Emitter {
     this._offset = offset ?? this._offset;
     // A recovery after a lost session brings back what that session published, with a `seq` that only the author is told.
     const own = seq !== undefined || this._throng._past.includes(from?.connection);
-    if (own) this._throng._recognise(frame);
+    if (own) this._throng._recognise(from.connection, seq);
     if (offset !== undefined && this._recovery) this._recovery.seen++;
     if (!own || this._options.echo) this._emit("message", frame);
     const recovery = this._recovery;
@@ -315,7 +318,7 @@ export class Throng extends Emitter {
   _frame(type, room, fields) {
     const text = JSON.stringify({ type, roomId: room.id, ...fields });
     const bytes = utf8.encode(text).length + SEQ_BYTES;
-    return { type, room, text, bytes, resolve: nothing, reject: nothing, forget: nothing };
+    return { type, room, text, bytes };
   }
 
   _fitting(type, room, fields) {
@@ -334,8 +337,9 @@ export class Throng extends Emitter {
     command.forget = whenAborted(signal, () => {
       command.reject(signal.reason);
       // What was sent may take effect, and its number must not be missing: it goes on, unwaited for.
-      const index = this._queue.indexOf(command);
-      if (index >= 0) this._settle(...this._queue.splice(index, 1));
+      if (!this._queue.includes(command)) return;
+      this._queue.splice(this._queue.indexOf(command), 1);
+      this._settle(command);
     });
     command.counted = true;
     this._count++;
@@ -352,14 +356,14 @@ export class Throng extends Emitter {
     // The number of an orphan may be another command's by now.
     if (this._sent.get(command.seq) === command) this._sent.delete(command.seq);
     this._orphans.delete(command);
-    command.forget();
+    command.forget?.();
     if (command.counted) {
       this._count--;
       this._bytes -= command.bytes;
     }
-    if (!error) command.resolve();
+    if (!error) command.resolve?.();
     else if (command.type === "join_room" && command.room._join === command) this._remove(command.room, error.code);
-    else command.reject(error);
+    else command.reject?.(error);
   }
 
   _flush() {
@@ -382,7 +386,7 @@ export class Throng extends Emitter {
 
   /** Settles what is decided: all up to `seq`. */
   _decide(seq, failed = new Map()) {
-    this._acked = Math.max(this._acked, seq);
+    this._acked = seq;
     for (const command of this._sent.values()) {
       if (command.seq > seq) break;
       const refusal = failed.get(command.seq);
@@ -409,10 +413,8 @@ export class Throng extends Emitter {
     for (const command of this._orphans) if (command.room === room) this._settle(command, new ThrongError("unknown"));
   }
 
-  _recognise({ from, seq }) {
-    for (const command of this._orphans) {
-      if (command.session === from.connection && command.seq === seq) this._settle(command);
-    }
+  _recognise(session, seq) {
+    for (const command of this._orphans) if (command.session === session && command.seq === seq) this._settle(command);
   }
 
   // ---- Frames ----
@@ -439,10 +441,6 @@ export class Throng extends Emitter {
   _on_nack({ expectedSeq }) {
     if (this._sent.get(expectedSeq)?.held) return;
     for (const command of this._sent.values()) if (command.seq >= expectedSeq) this._transmit(command);
-  }
-
-  _on_refreshed({ tokenTtlMs }) {
-    this._renewIn(tokenTtlMs);
   }
 
   _on_reconnect({ afterMs = 0, url, reason }) {
@@ -482,9 +480,9 @@ export class Throng extends Emitter {
     this._token = frame.resumeToken;
     this.id = frame.sessionId;
     this._watch(this._heartbeatMs);
-    this._renewIn(frame.tokenTtlMs);
+    this._on_refreshed(frame);
     this._flush();
-    this._announce("connected");
+    this._announce();
   }
 
   _resume({ nextSeq, rooms = {}, failed = [] }) {
@@ -527,7 +525,7 @@ export class Throng extends Emitter {
 
   _open() {
     const { token } = this._options;
-    this._announce(this._had ? "resuming" : "connecting");
+    this._announce();
     this._timer("open", OPEN_MS, () => this._lose({ reason: "timeout" }));
     if (typeof token !== "function") return this._dial(token);
     if (this._auth !== undefined && this._env.now() < this._expiry) return this._dial(this._auth);
@@ -596,29 +594,28 @@ export class Throng extends Emitter {
     const retryAfterMs = adviceIn(reason);
     this._notBefore = Math.max(this._notBefore, now + (retryAfterMs ?? 0));
     const status = { code, reason, error };
+    const is = (...codes) => codes.includes(code);
 
-    if (code === 1000 || code === 1001 || code === 1005) return this._end(status);
-    if (code === 4001 && typeof this._options.token === "function" && !this._renewed) this._renewed = true;
+    if (is(1000, 1001, 1005)) return this._end(status);
+    if (is(4001) && typeof this._options.token === "function" && !this._renewed) this._renewed = true;
+    // A slow handshake is closed with a 4004 that says when to come again.
     else if (code >= 4000 && code < 4100 && retryAfterMs === undefined) return this._end(status);
-    if (code === 4001 || code === 4204) this._auth = undefined;
-    if (code === 1002 || code === 1003 || code === 1007) this._attempt = Math.max(this._attempt, 6);
-    if (code === 1009 || code === 4202 || code === 4203) this._token = undefined;
-    if (code === 1009) this._failLargest();
+    if (is(4001, 4204)) this._auth = undefined;
+    if (is(1002, 1003, 1007)) this._attempt = Math.max(this._attempt, CAPPED);
+    if (is(1009, 4202, 4203)) this._token = undefined;
+    if (is(1009)) {
+      const [largest] = [...this._sent.values()].sort((a, b) => b.bytes - a.bytes);
+      if (largest) this._settle(largest, new ThrongError("message_too_large"));
+    }
     this._schedule(status);
   }
 
-  _failLargest() {
-    const [largest] = [...this._sent.values()].sort((a, b) => b.bytes - a.bytes);
-    if (largest) this._settle(largest, new ThrongError("message_too_large"));
-  }
-
   _schedule(status) {
-    const state = this._had ? "resuming" : "connecting";
-    if (this._hidden) return this._announce(state, status);
+    if (this._hidden) return this._announce(status);
     const n = this._attempt++;
     const window = Math.max(Math.min(CAP_MS, BASE_MS * 2 ** n), n && this._spreadMs);
     this._attemptAt(this._env.now() + this._env.random() * window);
-    this._announce(state, { ...status, nextAttemptAt: this._nextAt });
+    this._announce({ ...status, nextAttemptAt: this._nextAt });
   }
 
   _attemptAt(at) {
@@ -627,16 +624,20 @@ export class Throng extends Emitter {
     this._timer("attempt", this._nextAt - now, () => this._open());
   }
 
-  _announce(state, status) {
+  _announce(status) {
+    this._become(this._ready ? "connected" : this._had ? "resuming" : "connecting", status);
+    this._emit("state", this.status);
+  }
+
+  _become(state, status) {
     this.state = state;
     this.status = { state, attempt: this._attempt, ...status };
-    this._emit("state", this.status);
   }
 
   _end(status) {
     if (this.state === "closed") return;
     this._ready = false;
-    this.state = "closed";
+    this._become("closed", status);
     this._drop(1000);
     this._forget();
     for (const type of PAGE_EVENTS) this._env.page?.removeEventListener(type, this._onPage);
@@ -645,21 +646,16 @@ export class Throng extends Emitter {
     for (const command of this._queue.splice(0)) this._settle(command, new ThrongError("closed"));
     for (const command of [...this._sent.values(), ...this._orphans]) this._settle(command, new ThrongError("unknown"));
     this._token = this._auth = undefined;
-    this.status = { state: "closed", attempt: this._attempt, ...status };
     this._finish(this.status);
   }
 
   // ---- Time ----
 
-  _post(entries, event) {
-    if (entries.length && this._outbox.push([entries, event]) === 1) this._env.defer(() => this._deliver());
-  }
-
   _deliver() {
-    for (const [entries, event] of this._outbox) {
+    for (const { entries, event, last } of this._outbox) {
       for (const entry of entries) {
         try {
-          if (entry.live) entry.listener(event);
+          if (entry.live || last) entry.listener(event);
         } catch (error) {
           // An application's mistake must not stop the machine.
           (globalThis.reportError ?? console.error)(error);
@@ -706,7 +702,7 @@ export class Throng extends Emitter {
   }
 
   /** The application's token is renewed when four fifths of its time are over; a failed call is repeated. */
-  _renewIn(ttlMs) {
+  _on_refreshed({ tokenTtlMs: ttlMs }) {
     const { token } = this._options;
     if (ttlMs === undefined || typeof token !== "function") return;
     this._expiry = this._env.now() + ttlMs;
@@ -745,7 +741,7 @@ export class Throng extends Emitter {
     const at = this._env.now() + this._env.random() * BASE_MS;
     if (!this._timers.has("attempt") || Math.max(at, this._notBefore) >= this._nextAt) return;
     this._attemptAt(at);
-    this._announce(this.state, { ...this.status, nextAttemptAt: this._nextAt });
+    this._announce({ ...this.status, nextAttemptAt: this._nextAt });
   }
 }
 
