@@ -5,7 +5,7 @@
  * asks of the world is in `env` (time, chance, timers, socket, page), so tests drive it without waiting. It knows nothing of the DOM.
  *
  * Invariants: a command gets its `seq` when it is first sent, and is sent again only with that `seq` in that session. A room's
- * position moves before its listeners run. Frames of a socket that was given up are never seen. Each timer has a name. Listeners run
+ * position moves before its listeners run. Frames of a socket that was given up are never seen. Each timer has a name, and none outlives its connection or wait. Listeners run
  * when the machine has come to rest, so they may call whatever they like. A frame of type `x` is handled by `_on_x`, or ignored.
  */
 const BASE_MS = 500; // Delays are uniform in 0 … min(CAP_MS, BASE_MS · 2ⁿ).
@@ -376,8 +376,9 @@ export class Throng extends Emitter {
     }
   }
 
-  _transmit({ text, seq }) {
-    this._socket.send(`${text.slice(0, -1)},"seq":${seq}}`);
+  _transmit(command) {
+    command.held = false;
+    this._socket.send(`${command.text.slice(0, -1)},"seq":${command.seq}}`);
   }
 
   _send(frame) {
@@ -385,11 +386,11 @@ export class Throng extends Emitter {
   }
 
   /** Settles what is decided: all up to `seq`. */
-  _decide(seq, failed = new Map()) {
+  _decide(seq, failed) {
     this._acked = seq;
     for (const command of this._sent.values()) {
       if (command.seq > seq) break;
-      const refusal = failed.get(command.seq);
+      const refusal = failed?.get(command.seq);
       command.decided = true;
       this._settle(command, refusal && new ThrongError(refusal.code));
     }
@@ -454,10 +455,7 @@ export class Throng extends Emitter {
     if (command && retryable) {
       command.held = true;
       this._timer("retry", retryAfterMs, () => {
-        for (const held of this._sent.values()) {
-          if (held.held) this._transmit(held);
-          held.held = false;
-        }
+        for (const command of this._sent.values()) if (command.held) this._transmit(command);
         this._flush();
       });
     } else if (command) this._settle(command, new ThrongError(code, message));
@@ -576,7 +574,7 @@ export class Throng extends Emitter {
   _drop(code) {
     const socket = this._socket;
     this._opening = this._socket = undefined;
-    for (const name of ["open", "attempt", "live", "retry", "renew", "move"]) this._cancel(name);
+    for (const name of this._timers.keys()) this._cancel(name);
     if (!socket) return;
     socket.onopen = socket.onmessage = socket.onclose = null;
     socket.close(code === 1000 || code === 4901 ? code : 4900);
@@ -589,7 +587,6 @@ export class Throng extends Emitter {
     if (this._ready && now - this._connectedAt >= STABLE_MS) this._attempt = 0;
     this._ready = false;
     this._lastCode = code;
-    for (const command of this._sent.values()) command.held = false;
     for (const room of this._rooms.values()) if (room._question !== undefined) room._question = room._version = undefined;
     const retryAfterMs = adviceIn(reason);
     this._notBefore = Math.max(this._notBefore, now + (retryAfterMs ?? 0));
@@ -614,14 +611,13 @@ export class Throng extends Emitter {
     if (this._hidden) return this._announce(status);
     const n = this._attempt++;
     const window = Math.max(Math.min(CAP_MS, BASE_MS * 2 ** n), n && this._spreadMs);
-    this._attemptAt(this._env.now() + this._env.random() * window);
-    this._announce({ ...status, nextAttemptAt: this._nextAt });
+    this._attemptAt(this._env.now() + this._env.random() * window, status);
   }
 
-  _attemptAt(at) {
-    const now = this._env.now();
+  _attemptAt(at, status) {
     this._nextAt = Math.max(at, this._notBefore);
-    this._timer("attempt", this._nextAt - now, () => this._open());
+    this._timer("attempt", this._nextAt - this._env.now(), () => this._open());
+    this._announce({ ...status, nextAttemptAt: this._nextAt });
   }
 
   _announce(status) {
@@ -734,14 +730,9 @@ export class Throng extends Emitter {
 
   /** Something changed for the better or worse: ask the socket, or try soon. Never before the server's advice is over. */
   _wake() {
-    if (this._ready) {
-      if (!this._pinged) this._ping();
-      return;
-    }
+    if (this._ready && !this._pinged) this._ping();
     const at = this._env.now() + this._env.random() * BASE_MS;
-    if (!this._timers.has("attempt") || Math.max(at, this._notBefore) >= this._nextAt) return;
-    this._attemptAt(at);
-    this._announce({ ...this.status, nextAttemptAt: this._nextAt });
+    if (this._timers.has("attempt") && at < this._nextAt) this._attemptAt(at, this.status);
   }
 }
 
