@@ -174,7 +174,7 @@ export class Room extends Emitter {
     this._offset = offset ?? this._offset;
     // A recovery after a lost session brings back what that session published, with a `seq` that only the author is told.
     const own = seq !== undefined || this._throng._past.includes(from?.connection);
-    if (own) this._throng._recognise(from.connection, seq);
+    if (own) this._throng._recognise(from?.connection, seq);
     if (offset !== undefined && this._recovery) this._recovery.seen++;
     if (!own || this._options.echo) this._emit("message", frame);
     const recovery = this._recovery;

@@ -106,13 +106,13 @@ async function main() {
   };
   await evaluate(`(${setUp})(${JSON.stringify(source)})`);
   // What is measured is what stays per message, not what the engine learns about code: the first load is left out.
-  await evaluate("load(300_000, 3_000, 30_000, 300)");
+  await evaluate("load(500_000, 5_000, 50_000, 500)");
   const before = await heap();
   const held = await evaluate("load(1_000_000, 10_000, 100_000, 1_000)");
   const after = await heap();
   const growth = (after / before - 1) * 100;
   console.log(`heap ${before} B before, ${after} B after (${growth.toFixed(1)} %); ${JSON.stringify(held)}`);
-  return growth <= 10 && held.heard === 1_300_000 && held.listeners === 1 && held.rooms === 1 && held.timers === 1;
+  return growth <= 10 && held.heard === 1_500_000 && held.listeners === 1 && held.rooms === 1 && held.timers === 1;
 }
 
 let good = false;
