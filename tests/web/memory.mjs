@@ -3,40 +3,13 @@
  * scripted server in the same page, and what the heap is after a garbage collection, before and after.
  *
  * The page talks to no network: its sockets are objects, so that what is measured is the client. Argument: the browser's program.
- * Speaks the DevTools protocol over a pipe. Prints a line of figures; fails if the heap grew by more than 10 %.
+ * Prints a line of figures; fails if the heap grew by more than 10 %.
  */
-import { spawn } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
+import { openPage } from "./devtools.mjs";
 
 const source = readFileSync(fileURLToPath(new URL("../../src/web/throng.js", import.meta.url)), "utf8");
-const profile = mkdtempSync(join(tmpdir(), "throng-chromium-"));
-const flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--remote-debugging-pipe", `--user-data-dir=${profile}`];
-const browser = spawn(process.argv[2] ?? "chromium", [...flags, "about:blank"], { stdio: ["ignore", "ignore", "ignore", "pipe", "pipe"] });
-const [, , , commands, answers] = browser.stdio;
-
-let last = 0;
-let rest = "";
-const waiting = new Map();
-answers.on("data", (chunk) => {
-  const texts = (rest + chunk).split("\0");
-  rest = texts.pop();
-  for (const text of texts) {
-    const { id, result, error } = JSON.parse(text);
-    const { resolve, reject } = waiting.get(id) ?? {};
-    waiting.delete(id);
-    if (error) reject?.(new Error(error.message));
-    else resolve?.(result);
-  }
-});
-function call(method, params = {}, sessionId) {
-  return new Promise((resolve, reject) => {
-    waiting.set(++last, { resolve, reject });
-    commands.write(`${JSON.stringify({ id: last, method, params, sessionId })}\0`);
-  });
-}
 
 /** Runs in the page: a server of a few lines, and the load in portions. */
 async function setUp(text) {
@@ -91,18 +64,10 @@ async function setUp(text) {
   };
 }
 
-async function main() {
-  const { targetInfos } = await call("Target.getTargets");
-  const { targetId } = targetInfos.find(({ type }) => type === "page");
-  const { sessionId } = await call("Target.attachToTarget", { targetId, flatten: true });
-  const evaluate = async (expression) => {
-    const { result, exceptionDetails } = await call("Runtime.evaluate", { expression, awaitPromise: true, returnByValue: true }, sessionId);
-    if (exceptionDetails) throw new Error(exceptionDetails.exception?.description ?? exceptionDetails.text);
-    return result.value;
-  };
+async function measure({ evaluate, call }) {
   const heap = async () => {
-    for (let n = 0; n < 3; n++) await call("HeapProfiler.collectGarbage", {}, sessionId);
-    return (await call("Runtime.getHeapUsage", {}, sessionId)).usedSize;
+    for (let n = 0; n < 3; n++) await call("HeapProfiler.collectGarbage");
+    return (await call("Runtime.getHeapUsage")).usedSize;
   };
   await evaluate(`(${setUp})(${JSON.stringify(source)})`);
   // What is measured is what stays per message, not what the engine learns about code: the first load is left out.
@@ -115,13 +80,7 @@ async function main() {
   return growth <= 10 && held.heard === 1_500_000 && held.listeners === 1 && held.rooms === 1 && held.timers === 1;
 }
 
-let good = false;
-try {
-  good = await main();
-} catch (error) {
-  console.log(error.stack);
-}
-browser.kill();
-await new Promise((resolve) => browser.on("exit", resolve));
-rmSync(profile, { recursive: true, force: true, maxRetries: 5 });
+const page = await openPage(process.argv[2]);
+const good = await measure(page).catch((error) => console.log(error.stack));
+await page.close();
 process.exit(good ? 0 : 1);
