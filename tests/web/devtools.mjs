@@ -1,0 +1,52 @@
+/** One page of a headless Chromium, by the DevTools protocol over a pipe. It knows nothing of what the page is for. */
+import { spawn } from "node:child_process";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+
+const FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--remote-debugging-pipe"];
+
+/** Starts the browser; `evaluate` runs an expression in its page, awaits it and returns its value, or throws what it threw. */
+export async function openPage(program = "chromium") {
+  const profile = mkdtempSync(join(tmpdir(), "throng-chromium-"));
+  const flags = [...FLAGS, `--user-data-dir=${profile}`, "about:blank"];
+  const browser = spawn(program, flags, { stdio: ["ignore", "ignore", "ignore", "pipe", "pipe"] });
+  const [, , , commands, answers] = browser.stdio;
+  const gone = new Promise((resolve) => browser.on("exit", resolve));
+  const waiting = new Map();
+  let last = 0;
+  let rest = "";
+  answers.on("data", (chunk) => {
+    const texts = (rest + chunk).split("\0");
+    rest = texts.pop();
+    for (const text of texts) {
+      const { id, result, error } = JSON.parse(text);
+      const { resolve, reject } = waiting.get(id) ?? {};
+      waiting.delete(id);
+      if (error) reject?.(new Error(error.message));
+      else resolve?.(result);
+    }
+  });
+  const send = (method, params, sessionId) =>
+    new Promise((resolve, reject) => {
+      waiting.set(++last, { resolve, reject });
+      commands.write(`${JSON.stringify({ id: last, method, params, sessionId })}\0`);
+    });
+  const { targetInfos } = await send("Target.getTargets", {});
+  const { targetId } = targetInfos.find(({ type }) => type === "page");
+  const { sessionId } = await send("Target.attachToTarget", { targetId, flatten: true });
+  const call = (method, params = {}) => send(method, params, sessionId);
+  return {
+    call,
+    async evaluate(expression) {
+      const { result, exceptionDetails } = await call("Runtime.evaluate", { expression, awaitPromise: true, returnByValue: true });
+      if (exceptionDetails) throw new Error(exceptionDetails.exception?.description ?? exceptionDetails.text);
+      return result.value;
+    },
+    async close() {
+      browser.kill();
+      await gone;
+      rmSync(profile, { recursive: true, force: true, maxRetries: 5 });
+    },
+  };
+}
