@@ -3,8 +3,8 @@
 //! A ping is due `heartbeat` after the last inbound byte. The timer is armed lazily: bytes only note their time, and when the timer
 //! fires it is armed again for what is left. A connection that stays silent after its ping is probed before it is taken for dead,
 //! and never while the server itself does not read it. One whose ping stands behind much that it has yet to read is alive as long as
-//! it reads: that shows in what the kernel still holds for it, which is looked at twice. All of it runs on the *fair* clock, which stands still while the loop
-//! stood still, so that a stall of the server is held against nobody.
+//! it reads: that shows in what the kernel still holds for it, which is looked at twice. All of it runs on the *fair* clock, which
+//! stands still while the loop stood still, so that a stall of the server is held against nobody.
 
 use super::Shard;
 use super::connection::{Flags, State};

@@ -113,6 +113,20 @@ pub enum Action {
     Resume(Key),
 }
 
+impl Action {
+    /// Which connection it is about.
+    pub const fn key(self) -> Key {
+        match self {
+            Action::Close(key)
+            | Action::Finish(key)
+            | Action::Probe(key)
+            | Action::Measure(key)
+            | Action::AwaitWritable(key)
+            | Action::Resume(key) => key,
+        }
+    }
+}
+
 /// Which of the two lanes between an ordered pair of shards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lane {

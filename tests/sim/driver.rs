@@ -163,7 +163,7 @@ impl World<'_> {
             let mut room = socket.held_bytes_max.saturating_sub(socket.to_client.len());
             if room < bytes.len() {
                 self.seen[Fault::FullSocket as usize] += 1;
-            } else if self.calm < 1 && self.shape.has(Fault::ShortSend) && !socket.vanished && self.rng.chance(6) {
+            } else if !self.calm && self.shape.has(Fault::ShortSend) && !socket.vanished && self.rng.chance(6) {
                 // Not of one that has vanished: a socket that takes the rest later is one whose peer reads.
                 // One time in three nothing at all: EAGAIN.
                 room = if self.rng.chance(3) { 0 } else { self.rng.index(bytes.len() + 1) };
@@ -209,7 +209,7 @@ impl World<'_> {
 
     /// Events of connections that were closed before.
     fn stale_events(&mut self, shard: usize) -> bool {
-        if self.calm > 0 || !self.shape.has(Fault::StaleEvent) || self.drivers[shard].stale.is_empty() || !self.rng.chance(4) {
+        if self.calm || !self.shape.has(Fault::StaleEvent) || self.drivers[shard].stale.is_empty() || !self.rng.chance(4) {
             return false;
         }
         let now = self.now;
@@ -236,7 +236,7 @@ impl World<'_> {
         if self.drivers[shard].probes.is_empty() {
             return false;
         }
-        if self.calm < 1 && self.shape.has(Fault::PermutedCompletion) && self.rng.chance(2) {
+        if !self.calm && self.shape.has(Fault::PermutedCompletion) && self.rng.chance(2) {
             self.seen[Fault::PermutedCompletion as usize] += 1;
             return true;
         }
@@ -269,7 +269,7 @@ impl World<'_> {
     /// What happened on the sockets of a shard.
     fn sockets(&mut self, shard: usize) -> bool {
         let mut happened = false;
-        let permuted = self.calm < 1 && self.shape.has(Fault::PermutedCompletion);
+        let permuted = !self.calm && self.shape.has(Fault::PermutedCompletion);
         let mut order = std::mem::take(&mut self.drivers[shard].order);
         order.clear();
         let driver = &self.drivers[shard];
@@ -336,7 +336,7 @@ impl World<'_> {
         if !socket.to_server.is_empty() {
             let all = socket.to_server.len();
             let mut count = all;
-            if self.calm < 1 && self.shape.has(Fault::SplitRead) && !self.rng.chance(4) {
+            if !self.calm && self.shape.has(Fault::SplitRead) && !self.rng.chance(4) {
                 count = 1 + self.rng.index(all.min(300));
                 self.seen[Fault::SplitRead as usize] += u64::from(count < all);
             } else if all > 400 {
@@ -391,7 +391,7 @@ impl World<'_> {
     fn mesh(&mut self, shard: usize) -> bool {
         let mut happened = false;
         let shards = self.drivers.len();
-        let reorders = self.calm < 1 && self.shape.has(Fault::LaneReorder);
+        let reorders = !self.calm && self.shape.has(Fault::LaneReorder);
         let mut lanes: Vec<(usize, Lane)> =
             (0..shards).filter(|from| *from != shard).flat_map(|from| [(from, Lane::Consequence), (from, Lane::Command)]).collect();
         if reorders {
@@ -465,12 +465,7 @@ impl World<'_> {
     }
 
     fn act(&mut self, shard: usize, action: Action) {
-        let (Action::Close(key)
-        | Action::Finish(key)
-        | Action::Probe(key)
-        | Action::Measure(key)
-        | Action::AwaitWritable(key)
-        | Action::Resume(key)) = action;
+        let key = action.key();
         let Some(id) = self.socket_of(shard, key) else { fail!("action of a stale key", "{action:?}") };
         trace!(self, "shard {shard} at {}: {action:?}", self.now.mono.0);
         let driver = &mut self.drivers[shard];

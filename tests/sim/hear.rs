@@ -135,7 +135,7 @@ impl World<'_> {
         let is_in_room = self.peers[id].members.iter().any(Option::is_some);
         let due = self.sockets[id].last_fed.after(limits.heartbeat_ms);
         let is_prompt = self.now.mono.since(due) < LATE_SPREAD_MS && due <= self.now.mono;
-        if self.calm > 0 || !self.shape.has(Fault::LateAnswer) || !is_in_room || !is_prompt || self.rng.chance(2) {
+        if self.calm || !self.shape.has(Fault::LateAnswer) || !is_in_room || !is_prompt || self.rng.chance(2) {
             return self.send_frame(id, Opcode::Pong, &payload);
         }
         self.seen[Fault::LateAnswer as usize] += 1;

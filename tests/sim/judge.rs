@@ -98,7 +98,7 @@ impl World<'_> {
 
     /// Lets the faults end, everybody behave, and all that follows happen.
     pub(crate) fn settle(&mut self) {
-        self.calm = 1;
+        self.calm = true;
         trace!(self, "settling at {}", self.now.mono.0);
         for driver in &mut self.drivers {
             driver.stalled_until = Millis(0);

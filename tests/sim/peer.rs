@@ -225,7 +225,7 @@ impl World<'_> {
         if !self.can_speak(id) {
             return;
         }
-        if self.calm > 0 || !self.shape.has(Fault::Fragments) || text.len() < 4 || !self.rng.chance(8) {
+        if self.calm || !self.shape.has(Fault::Fragments) || text.len() < 4 || !self.rng.chance(8) {
             write_masked(self.sockets[id].to_server.tail(), Opcode::Text, text.as_bytes(), mask);
             return;
         }

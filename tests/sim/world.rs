@@ -56,8 +56,8 @@ pub(crate) struct World<'plan> {
     pub(crate) admitted: usize,
     /// How often each kind of fault has happened.
     pub(crate) seen: [u64; Fault::COUNT],
-    /// 0: faults happen. 1: no more.
-    pub(crate) calm: u8,
+    /// No more faults happen.
+    pub(crate) calm: bool,
     /// By when the drain has told everybody.
     pub(crate) drain_by: Option<Millis>,
     /// Time that stalls and delays may have added to any bound, in ms.
@@ -103,7 +103,7 @@ impl<'plan> World<'plan> {
             sessions: Sessions::default(),
             admitted: 0,
             seen: [0; Fault::COUNT],
-            calm: 0,
+            calm: false,
             drain_by: None,
             disturbance_ms: 0,
             disturbed_until: now.mono,

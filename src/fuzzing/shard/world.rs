@@ -472,12 +472,7 @@ impl Driver {
     }
 
     fn act(&mut self, action: Action) {
-        let (Action::Close(key)
-        | Action::Finish(key)
-        | Action::Probe(key)
-        | Action::Measure(key)
-        | Action::AwaitWritable(key)
-        | Action::Resume(key)) = action;
+        let key = action.key();
         let place = &mut self.sockets[key.slot as usize];
         let socket = place.as_mut().filter(|socket| socket.key == key).expect("an action names a connection that is there");
         match action {

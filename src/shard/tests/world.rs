@@ -699,12 +699,7 @@ impl World {
     }
 
     fn act(&mut self, shard: usize, action: Action) {
-        let (Action::Close(key)
-        | Action::Finish(key)
-        | Action::Probe(key)
-        | Action::Measure(key)
-        | Action::AwaitWritable(key)
-        | Action::Resume(key)) = action;
+        let key = action.key();
         let id = self.client_of(shard, key).expect("actions name current connections");
         let client = &mut self.clients[id];
         match action {
