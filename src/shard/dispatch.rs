@@ -16,7 +16,7 @@ use crate::close::CloseReason;
 use crate::planted::{Bug, is_planted};
 use crate::protocol::encode::{self, ErrorFrame, Welcome};
 use crate::protocol::id64::read_id64;
-use crate::protocol::{self, Command, Dialect, Envelope, ErrorCode, Expired, Fault, Offer, Verdict};
+use crate::protocol::{self, Command, Dialect, Envelope, ErrorCode, Expired, Fault, Offer, Since, Verdict};
 use crate::time::{Millis, Now, TICK_MS};
 use std::collections::VecDeque;
 
@@ -40,7 +40,7 @@ pub(crate) enum Took {
 type Decoded<'a> = Result<Envelope<'a>, Fault<'a>>;
 
 /// Names of what this server does beyond the base of the protocol.
-const FEATURES: &[&str] = &["presence", "volatile"];
+const FEATURES: &[&str] = &["presence", "volatile", "history", "recovery"];
 
 impl Shard {
     /// Deals with a text message of an open connection.
@@ -250,7 +250,7 @@ impl Shard {
                 self.refuse_command(slot, session, seq, id, ErrorCode::SeqRequired)
             }
             Command::JoinRoom { room, since, presence, state, latest: _ } => {
-                let since = since.as_ref().map(|since| Position { epoch: read_id64(since.epoch.as_bytes()), offset: since.offset });
+                let since = since.as_ref().map(position);
                 self.join(now, slot, session, seq, room, since, *presence, *state)
             }
             Command::LeaveRoom { room } => self.ask_member(now, slot, session, seq, id, room, What::Leave { answer: true }),
@@ -280,10 +280,13 @@ impl Shard {
                 Took::Done
             }
             Command::Connect { .. } => self.refuse_command(slot, session, seq, id, ErrorCode::AlreadyConnected),
-            // Their place: sessions with history and tokens.
-            Command::History { .. } | Command::Refresh { .. } => {
-                self.refuse_command(slot, session, seq, id, ErrorCode::Unsupported)
+            Command::History { room, since, limit } => {
+                let since = since.as_ref().map(position);
+                let limit = limit.unwrap_or(u64::from(u32::MAX)).min(u64::from(u32::MAX)) as u32;
+                self.ask_member(now, slot, session, seq, id, room, What::History { id: id.unwrap_or(""), since, limit })
             }
+            // Its place: credentials.
+            Command::Refresh { .. } => self.refuse_command(slot, session, seq, id, ErrorCode::Unsupported),
         }
     }
 
@@ -629,6 +632,10 @@ impl Shard {
         }
         self.gaps = gaps;
     }
+}
+
+fn position(since: &Since<'_>) -> Position {
+    Position { epoch: read_id64(since.epoch.as_bytes()), offset: since.offset }
 }
 
 /// Messages that a connection holds, oldest first.

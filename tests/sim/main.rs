@@ -46,12 +46,14 @@ fn assert_clean(seed: u64) -> run::Outcome {
 
 #[test]
 fn fixed_seeds_are_clean_and_every_kind_of_fault_happens() {
-    let mut seen = [0; Fault::COUNT];
+    let (mut seen, mut recovered) = ([0; Fault::COUNT], [0; 3]);
     for seed in 0..FIXED_SEEDS {
         let outcome = assert_clean(seed);
         assert!(outcome.frames > 100 && outcome.simulated_ms > 600_000, "seed {seed} is no run worth its name: {outcome:?}");
         seen.iter_mut().zip(outcome.seen).for_each(|(sum, count)| *sum += count);
+        recovered.iter_mut().zip(outcome.recovered).for_each(|(sum, count)| *sum += count);
     }
+    assert!(recovered.iter().all(|count| *count > 0), "recoveries, lags and gaps: {recovered:?}");
     for fault in Fault::ALL {
         // Bounds that are small are no event.
         assert!(seen[*fault as usize] > 0 || *fault == Fault::SmallBounds, "{fault:?} never happened");
