@@ -40,7 +40,7 @@ pub(crate) enum Took {
 type Decoded<'a> = Result<Envelope<'a>, Fault<'a>>;
 
 /// Names of what this server does beyond the base of the protocol.
-const FEATURES: &[&str] = &["presence", "volatile", "history", "recovery"];
+const FEATURES: &[&str] = &["presence", "volatile", "history", "recovery", "latest"];
 
 impl Shard {
     /// Deals with a text message of an open connection.
@@ -249,9 +249,9 @@ impl Shard {
             Command::JoinRoom { .. } | Command::LeaveRoom { .. } | Command::SetState { .. } if unnumbered => {
                 self.refuse_command(slot, session, seq, id, ErrorCode::SeqRequired)
             }
-            Command::JoinRoom { room, since, presence, state, latest: _ } => {
+            Command::JoinRoom { room, since, presence, state, latest } => {
                 let since = since.as_ref().map(position);
-                self.join(now, slot, session, seq, room, since, *presence, *state)
+                self.join(now, slot, session, seq, room, &Wish { since, watches: *presence, state: *state, latest: *latest })
             }
             Command::LeaveRoom { room } => self.ask_member(now, slot, session, seq, id, room, What::Leave { answer: true }),
             Command::Broadcast { room, data, key, echo } => {
@@ -345,18 +345,8 @@ impl Shard {
         None
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the fields of one message")]
-    fn join(
-        &mut self,
-        now: Now,
-        slot: u32,
-        session: SessionIndex,
-        seq: Option<u64>,
-        room: &str,
-        since: Option<Position>,
-        watches: bool,
-        state: Option<&str>,
-    ) -> Took {
+    fn join(&mut self, now: Now, slot: u32, session: SessionIndex, seq: Option<u64>, room: &str, wish: &Wish<'_>) -> Took {
+        let Wish { since, watches, state, latest } = *wish;
         if state.is_some_and(|state| state.len() > self.limits.presence_state_bytes_max) {
             return self.refuse_command(slot, session, seq, None, ErrorCode::StateTooLarge);
         }
@@ -394,6 +384,7 @@ impl Shard {
                 }
             }
         };
+        self.memberships[membership].feed.set_latest(latest);
         let record = self.memberships[membership];
         let home = usize::from(self.locals[record.room.0 as usize].home.0);
         // The name is copied out: at this shard's own home it is looked up again in the same table.
@@ -632,6 +623,14 @@ impl Shard {
         }
         self.gaps = gaps;
     }
+}
+
+/// What a join asks for beside the room.
+struct Wish<'a> {
+    since: Option<Position>,
+    watches: bool,
+    state: Option<&'a str>,
+    latest: bool,
 }
 
 fn position(since: &Since<'_>) -> Position {

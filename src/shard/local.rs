@@ -49,9 +49,34 @@ pub(crate) struct Membership {
     pub(crate) watches: bool,
     /// It is charged to the flexible memory: the session has others.
     pub(crate) charged: bool,
-    /// It is fed from its room's history.
-    pub(crate) behind: bool,
+    pub(crate) feed: Feed,
 }
+
+/// How publications come to a membership.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Feed(u8);
+
+impl Feed {
+    const BEHIND: u8 = 1;
+    const LATEST: u8 = 2;
+
+    /// It is fed from its room's history.
+    pub(crate) fn is_behind(self) -> bool {
+        self.0 & Self::BEHIND != 0
+    }
+    /// It wants the newest of what supersedes one another (`mode` is `latest`).
+    pub(crate) fn is_latest(self) -> bool {
+        self.0 & Self::LATEST != 0
+    }
+    fn set(&mut self, bit: u8, is_set: bool) {
+        self.0 = self.0 & !bit | if is_set { bit } else { 0 };
+    }
+    pub(crate) fn set_latest(&mut self, latest: bool) {
+        self.set(Self::LATEST, latest);
+    }
+}
+
+const _: () = assert!(size_of::<Option<Membership>>() == 24);
 
 /// No place in a member list.
 pub(crate) const NOWHERE: u32 = u32::MAX;
@@ -196,7 +221,7 @@ impl Shard {
             stage: Stage::Joining,
             watches,
             charged,
-            behind: false,
+            feed: Feed::default(),
         })?;
         if charged {
             self.stats.charge(MemoryUse::Rooms, MEMBERSHIP_BYTES);
@@ -266,7 +291,7 @@ impl Shard {
         }
         let position = std::mem::replace(&mut membership.position, NOWHERE) as usize;
         let room_index = membership.room;
-        if membership.behind {
+        if membership.feed.is_behind() {
             let slot = self.locals[room_index.0 as usize].members[position].slot & SLOT;
             self.end_behind(slot, index);
         }
@@ -304,7 +329,7 @@ impl Shard {
     /// Notes whether a member is fed from its room's history.
     pub(crate) fn set_behind(&mut self, index: MembershipIndex, behind: bool) {
         let membership = &mut self.memberships[index];
-        membership.behind = behind;
+        membership.feed.set(Feed::BEHIND, behind);
         // While the passes of its room run the list is with them, and they see to it.
         if let Some(member) = self.locals[membership.room.0 as usize].members.get_mut(membership.position as usize) {
             member.slot = member.slot & !BEHIND | if behind { BEHIND } else { 0 };
@@ -436,7 +461,7 @@ impl Shard {
                     }
                     let connection = &self.connections[slot as usize];
                     if connection.state == State::Open && !connection.flags.has(Flags::OVERFLOWED) {
-                        if pass.offset > 0 && !is_behind && self.lags(slot, self.out.frames.length(pass.frame)) {
+                        if pass.offset > 0 && !is_behind && self.lags(slot, member.membership, self.out.frames.length(pass.frame)) {
                             // Everything below this one it has had, or it was not for it.
                             is_behind = true;
                             room[place as usize - 1].slot |= BEHIND;
@@ -498,7 +523,7 @@ impl Shard {
             && membership.position == place as u32
             && membership.stage != Stage::Owed
             && session.connection == member.slot & SLOT
-            && membership.behind == (member.slot & BEHIND != 0)
+            && membership.feed.is_behind() == (member.slot & BEHIND != 0)
             && self
                 .connections
                 .get(session.connection as usize)

@@ -183,7 +183,7 @@ impl Shard {
 
     /// From now on a member gets what is above `cursor` from its room's history. It is in the member list.
     pub(crate) fn begin_behind(&mut self, slot: u32, membership: MembershipIndex, cursor: u64) {
-        debug_assert!(!self.memberships[membership].behind);
+        debug_assert!(!self.memberships[membership].feed.is_behind());
         self.set_behind(membership, true);
         let stash = self.stash_of(slot);
         let behind = Behind { membership, hint: PublicationIndex::NONE, cursor, until: READING };
@@ -204,11 +204,15 @@ impl Shard {
     }
 
     /// Whether so much waits for a connection's socket that `length` bytes more, of a room with history, had better wait there.
-    pub(crate) fn lags(&self, slot: u32, length: usize) -> bool {
+    ///
+    /// Whoever wants the latest values waits for the socket there as soon as it is full: what comes then is the newest.
+    pub(crate) fn lags(&self, slot: u32, membership: MembershipIndex, length: usize) -> bool {
         let connection = &self.connections[slot as usize];
-        connection.flags.has(Flags::BACKLOGGED)
-            && connection.queue_bytes as usize + length > self.lag_bytes(slot)
-            && self.limits.history_publications_max > 0
+        if !connection.flags.has(Flags::BACKLOGGED) || self.limits.history_publications_max == 0 {
+            return false;
+        }
+        let is_latest = self.memberships[membership].feed.is_latest();
+        is_latest || connection.queue_bytes as usize + length > self.lag_bytes(slot)
     }
 
     /// Takes publications that a history has off the end of a backlog that is too long, and has their members fed from there.
@@ -406,7 +410,8 @@ impl Shard {
         behind.hint = hint;
         // The next chunk is another room's, if another member is behind.
         stash.behind.rotate_left(place + 1);
-        if lost > 0 {
+        // Offsets that a `latest` member does not get are superseded, which is no loss.
+        if lost > 0 && !self.memberships[membership].feed.is_latest() {
             if self.connections[slot as usize].dialect() == Dialect::Plain {
                 self.out.frames.pool.give(frames);
                 self.end_with_frame(now, slot, CloseReason::SlowConsumer);

@@ -14,6 +14,8 @@ use throng::ws::Opcode;
 const PARSE_ONE_IN: u64 = 64;
 /// How long before the last moment a late answer comes at most, in ms.
 const LATE_SPREAD_MS: u64 = 100;
+/// Publications from which on a history is not overtaken while somebody who reads is fed from it.
+const SMALL_HISTORY: usize = 64;
 /// Broadcasts of which the canary swallows one.
 const CANARY_EVERY: u64 = 64;
 
@@ -289,6 +291,10 @@ impl World<'_> {
         match recovered {
             true => {
                 self.recoveries += u64::from(since < head);
+                if self.shape.limits.history_publications_max < SMALL_HISTORY {
+                    // Others may publish more in the meantime than is kept.
+                    self.peers[id].allow(&[4102]);
+                }
                 since
             }
             false => head,

@@ -55,7 +55,7 @@ impl Shard {
         same(format_args!("backlogged connections"), self.backlogged, sums.backlogged)?;
         same(format_args!("bytes for slow sockets"), self.stats.send_queue_bytes as usize, sums.queue_bytes)?;
         same(format_args!("stashes"), self.stashes.len(), sums.stashes)?;
-        let behind = self.memberships.iter().filter(|(_, membership)| membership.behind).count();
+        let behind = self.memberships.iter().filter(|(_, membership)| membership.feed.is_behind()).count();
         same(format_args!("members that are behind"), behind, sums.behind)?;
         self.verify_account(MemoryUse::Backlog, sums.queued * size_of::<Queued>() + sums.behind * size_of::<Behind>())?;
         self.verify_account(MemoryUse::Assembler, sums.input_bytes)
@@ -104,7 +104,7 @@ impl Shard {
         let has = |flag| connection.flags.has(flag);
         let mut is_read_for = false;
         for behind in &stash.behind {
-            let membership = self.memberships.get(behind.membership).filter(|membership| membership.behind);
+            let membership = self.memberships.get(behind.membership).filter(|membership| membership.feed.is_behind());
             let membership = membership.filter(|membership| membership.session == connection.session);
             let membership = membership.ok_or("somebody is behind who is not a member of its")?;
             holds(
