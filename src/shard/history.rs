@@ -16,6 +16,7 @@ use super::home::HomeRoom;
 use super::mesh::SessionId;
 use super::stats::MemoryUse;
 use crate::limits::{HISTORY_EXPIRIES_PER_TURN, HISTORY_KEYS_MAX, HISTORY_SWEEP_MS};
+use crate::planted::{Bug, is_planted};
 use crate::time::{Millis, Now};
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
@@ -233,7 +234,9 @@ impl Shard {
         let publication = &self.history.publications[place(index)];
         debug_assert!(publication.older_in_room.is_none());
         let (room, offset) = (publication.room, publication.offset);
-        self.room_history(room).lost = offset;
+        if !is_planted(Bug::LossForgotten) {
+            self.room_history(room).lost = offset;
+        }
         self.drop_publication(index);
     }
 
@@ -269,7 +272,9 @@ impl Shard {
         record.count -= 1;
         record.bytes -= self.out.frames.length(gone.frame);
         self.stats.history_publications -= 1;
-        self.stats.release(MemoryUse::History, PUBLICATION_BYTES);
+        if !is_planted(Bug::HistoryNotReleased) {
+            self.stats.release(MemoryUse::History, PUBLICATION_BYTES);
+        }
         self.out.frames.give_up(&mut self.stats, gone.frame);
     }
 

@@ -456,7 +456,8 @@ impl Shard {
                         continue;
                     }
                     let slot = member.slot & SLOT;
-                    if is_behind && !pass.watchers_only && pass.offset <= self.behind_until(slot, member.membership) {
+                    let skips = is_behind && !pass.watchers_only && !is_planted(Bug::BehindGetsLive);
+                    if skips && pass.offset <= self.behind_until(slot, member.membership) {
                         continue;
                     }
                     let connection = &self.connections[slot as usize];
@@ -465,7 +466,8 @@ impl Shard {
                             // Everything below this one it has had, or it was not for it.
                             is_behind = true;
                             room[place as usize - 1].slot |= BEHIND;
-                            self.begin_behind(slot, member.membership, pass.offset - 1);
+                            let had = if is_planted(Bug::LagLosesOne) { pass.offset } else { pass.offset - 1 };
+                            self.begin_behind(slot, member.membership, had);
                             self.stats.lagging += 1;
                             continue;
                         }

@@ -26,6 +26,7 @@ use super::session::NO_CONNECTION;
 use super::stats::MemoryUse;
 use crate::close::CloseReason;
 use crate::limits::{HISTORY_PAGE_BYTES_MAX, LAG_SHARE, RECOVERY_CHUNK_BYTES_MAX};
+use crate::planted::{Bug, is_planted};
 use crate::protocol::encode::{self, ErrorFrame, GapReason, HistoryWriter};
 use crate::protocol::{Dialect, ErrorCode};
 use crate::time::Now;
@@ -437,7 +438,8 @@ impl Shard {
     /// A member has had everything up to the room's head.
     fn reach_head(&mut self, slot: u32, membership: MembershipIndex, head: u64) {
         let Membership { room, position, .. } = self.memberships[membership];
-        if !self.locals[room.0 as usize].passes.iter().any(|pass| pass.brings_up_to(head, position)) {
+        let is_awaited = self.locals[room.0 as usize].passes.iter().any(|pass| pass.brings_up_to(head, position));
+        if !is_awaited || is_planted(Bug::LiveBeforeHead) {
             self.end_behind(slot, membership);
         } else if let Some(place) = self.behind_place(slot, membership) {
             self.stashes[self.connections[slot as usize].stash.at()].behind[place].until = head;

@@ -97,33 +97,38 @@ fn the_canary_is_always_found_and_made_small() {
 /// | bug | checker | seeds |
 /// |---|---|---|
 /// | `reset_skips_cleanup` | nothing left | 1 |
-/// | `reap_before_probe` | innocent closed | 29 |
-/// | `heartbeat_not_hastened` | ghost | 15 |
+/// | `reap_before_probe` | innocent closed | 22 |
+/// | `heartbeat_not_hastened` | ghost | 184 |
 /// | `presence_grace_forgotten` | adds up | 1 |
 /// | `abandoned_join_stays` | nothing left | 30 |
-/// | `owed_leave_dropped` | nothing left | 3 |
+/// | `owed_leave_dropped` | nothing left | 12 |
 /// | `drain_skips_some` | drain | 25 |
 /// | `stale_generation_accepted` | innocent cut | 1 |
 /// | `slot_freed_twice` | orphans | 1 |
 /// | `reorder_off_by_one` | exactly once | 1 |
 /// | `duplicate_executed` | volatile | 1 |
-/// | `ack_before_decided` | decided | 54 |
+/// | `ack_before_decided` | decided | 44 |
 /// | `reorder_bytes_not_released` | adds up | 1 |
-/// | `lost_wakeup` | adds up | 3 |
+/// | `lost_wakeup` | adds up | 4 |
 /// | `pause_never_resumed` | adds up | 2 |
-/// | `input_lost_when_paused` | innocent closed | 595 |
+/// | `input_lost_when_paused` | innocent closed | 34 |
 /// | `send_past_backlog` | decided | 1 |
 /// | `scratch_reused_before_settle` | assertion | 1 |
 /// | `copy_outlives_settle` | assertion | 1 |
 /// | `frame_freed_while_pending` | assertion | 3 |
 /// | `close_frame_inside_frame` | JSON | 4 |
-/// | `send_queue_bound_ignored` | adds up | 26 |
-/// | `consequence_waits_on_lane` | ghost | 3 |
+/// | `send_queue_bound_ignored` | adds up | 18 |
+/// | `consequence_waits_on_lane` | ghost | 4 |
 /// | `leave_during_pass_still_delivers` | non-member | 1 |
 /// | `join_during_pass_delivers` | order | 1 |
 /// | `shard_forgotten_with_watchers` | adds up | 1 |
 /// | `volatile_uses_offset` | lost | 1 |
 /// | `room_holds_one_too_many` | adds up | 2 |
+/// | `live_before_head` | order | 35 |
+/// | `behind_gets_live` | order | 12 |
+/// | `lag_loses_one` | lost | 2 |
+/// | `history_not_released` | nothing left | 1 |
+/// | `loss_forgotten` | lost | 4 |
 /// | `late_leave_removes_other_presence` | decided | 1 |
 /// | `diff_version_repeated` | unseen | 1 |
 /// | `diff_holds_no_user` | adds up | 1 |
