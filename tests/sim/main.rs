@@ -7,9 +7,10 @@
 //! have come to be when the faults have ended.
 //!
 //! What is checked, by the names that a failure says: per-sender order, exactly-once execution, the same order for every member,
-//! no message to a non-member, errors and answers before the ack that covers them, presence within its bound (`ghost`, `unseen`)
-//! and in the end the truth, memory within its budget, no orphan, nobody closed who did nothing wrong (`innocent closed`), all
-//! acknowledgements in the end, and nothing left when all have gone.
+//! no message to a non-member, all that a join with a position recovers, gaps only for who is slow, errors and answers before the
+//! ack that covers them, presence within its bound (`ghost`, `unseen`) and in the end the truth, memory within its budget, no
+//! orphan, nobody closed who did nothing wrong (`innocent closed`), all acknowledgements in the end, and nothing left when all
+//! have gone.
 //!
 //! `cargo run --profile sim --no-default-features --example sim -- --help` runs many seeds, or one with its trace.
 
