@@ -44,8 +44,8 @@
 //! 4. [`protocol::sequence`] decides whether the command has its turn, came before, or must wait.
 //! 5. The command goes to the room's *home*, the shard that a hash of the room's id names: at once if that is this shard, else
 //!    through a command lane.
-//! 6. The home gives the offset and writes the frame **once**. Through consequence lanes it reaches every shard with members; all of
-//!    them hold the same bytes by reference.
+//! 6. The home gives the offset and writes the frame **once**; the room's history keeps it. Through consequence lanes it reaches
+//!    every shard with members; all of them hold the same bytes by reference.
 //! 7. Each such shard runs a pass over its members that can pause between turns. A delivery is 8 bytes in a list.
 //! 8. [`Shard::poll_transmit`](shard::Shard::poll_transmit) makes one send of all that waits for a socket: the frame itself if it is
 //!    one, else a copy of several. The driver submits every send of the turn with one system call; success is silent.
@@ -63,6 +63,8 @@
 //! - **A message costs no heap allocation** once the server is warm. `tests/allocations.rs` counts.
 //! - **One close path.** Whatever ends a connection, `shard::ending` frees timer, queues, session and memberships together. An audit
 //!   walks memberships and member lists from both sides.
+//! - **Lag costs a position, not a queue.** A member of a room with history that is too slow, or was away, is fed from there by a
+//!   cursor as its socket drains; `shard::recovery` has the boundary between that and live publications.
 //! - **The kernel never owns memory across turns**: after each submission the failed sends are told, then the batch is *settled*,
 //!   and only then its frames are used again.
 //! - **Waits form no cycle.** Handling a consequence puts nothing into a lane, so consequence lanes always drain; a home takes a

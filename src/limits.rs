@@ -129,10 +129,26 @@ pub const PRESENCE_COALESCE_MS: u64 = 250;
 pub const PRESENCE_COALESCE_SLOW_MS: u64 = 1_000;
 /// Members above which diffs are sent once a second.
 pub const PRESENCE_SLOW_MEMBERS: u32 = 100;
-/// How long a room's epoch and offset outlive its last member, in ms (the default age of a history).
+/// The default age of a history, and how long a room's epoch, offset and history then outlive its last member, in ms.
 pub const ROOM_IDLE_MS: u64 = 600_000;
 /// Rooms without members that a shard keeps. Above: the oldest is forgotten early, and counted.
 pub const ROOMS_IDLE_MAX: usize = 65_536;
+/// Keys of a room whose publications supersede one another in its history. Above: a publication with yet another key is kept as if
+/// it had none, so nothing is lost.
+pub const HISTORY_KEYS_MAX: u32 = 64;
+/// Bytes that one read of a history hands over, unless a single publication is larger. What is left waits in the history, not in
+/// the member's queue, so this is what a slow member costs.
+pub const RECOVERY_CHUNK_BYTES_MAX: usize = 16 * 1024;
+/// Bytes of one page of a `history` answer. Above: it says that there is `more`.
+pub const HISTORY_PAGE_BYTES_MAX: usize = 32 * 1024;
+/// Publications whose age is looked at in one loop turn. At it the rest waits for the next turn.
+pub const HISTORY_EXPIRIES_PER_TURN: usize = 4_096;
+/// Time between two looks for publications that are too old, in ms: many go in one turn, and an idle shard rarely wakes up.
+pub const HISTORY_SWEEP_MS: u64 = 1_000;
+/// What of a send queue may be filled before a `throng.v1` member of a room with history is fed from there: one part in this many.
+pub const LAG_SHARE: usize = 4;
+/// What of the flexible memory all histories may take where nothing else is said: one part in this many.
+pub const HISTORY_MEMORY_SHARE: usize = 4;
 /// Time that a change may wait between two shards under load, in ms: an allowance in the ghost bound. Nothing is cut off at it.
 pub const MESH_DELAY_MS: u64 = 500;
 /// The ghost bound: a vanished peer is gone from every presence within this time, in ms.
@@ -173,6 +189,15 @@ pub struct Limits {
     pub presence_members_max: usize,
     /// Bytes of the presence state of a connection. Above: `error` `state_too_large`.
     pub presence_state_bytes_max: usize,
+    /// Publications that a room keeps for those who missed them; 0: none. At it the oldest goes.
+    pub history_publications_max: usize,
+    /// Bytes of the publications that a room keeps. At it the oldest goes.
+    pub history_bytes_max: usize,
+    /// Age up to which a publication is kept, and time that a room's numbering outlives its last member, in ms.
+    pub history_age_ms: u64,
+    /// Bytes of flexible memory that all histories may take, over all shards; `None`: a part of it ([`HISTORY_MEMORY_SHARE`]).
+    /// At it the oldest publication of the shard goes.
+    pub history_memory_bytes_max: Option<usize>,
     /// Silence after which a connection in a room is pinged, in ms. A part of the ghost bound.
     pub heartbeat_ms: u64,
     /// Silence after which a connection in no room is pinged, in ms: it is in no presence list, so this may be longer.
@@ -200,6 +225,10 @@ impl Default for Limits {
             members_per_room_max: 1_000_000,
             presence_members_max: 1_000,
             presence_state_bytes_max: 1_024,
+            history_publications_max: 256,
+            history_bytes_max: 256 * 1024,
+            history_age_ms: ROOM_IDLE_MS,
+            history_memory_bytes_max: None,
             heartbeat_ms: 12_000,
             heartbeat_idle_ms: 25_000,
             timeout_ms: 6_000,
@@ -217,6 +246,11 @@ impl Limits {
         self.lane_places.unwrap_or(lane_places(shards)).max(CONSEQUENCES_PER_COMMAND_MAX)
     }
 
+    /// Bytes of flexible memory that the histories of one of `shards` shards may take.
+    pub fn history_shard_bytes_max(&self, shards: usize) -> usize {
+        self.history_memory_bytes_max.unwrap_or(self.flex_bytes_max / HISTORY_MEMORY_SHARE) / shards
+    }
+
     /// The time within which a vanished peer leaves every presence, in ms, with these settings.
     pub fn ghost_bound_ms(&self) -> u64 {
         self.heartbeat_ms + self.timeout_ms + self.presence_grace_ms + 2 * TICK_MS + PRESENCE_COALESCE_SLOW_MS + MESH_DELAY_MS
@@ -229,3 +263,4 @@ const _: () = assert!(LANE_PLACES_MIN >= CONSEQUENCES_PER_COMMAND_MAX);
 const _: () = assert!(WINDOW as usize <= u64::BITS as usize);
 const _: () = assert!(SHARDS_MAX * SHARD_CONNECTIONS_MAX <= 1 << 32);
 const _: () = assert!(RECEIVE_BUFFERS.is_power_of_two());
+const _: () = assert!(RECOVERY_CHUNK_BYTES_MAX <= COALESCE_BYTES_MAX);

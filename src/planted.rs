@@ -94,6 +94,18 @@ bugs! {
     /// A room takes one member more than it may have.
     RoomHoldsOneTooMany = "room_holds_one_too_many",
 
+    // ---- histories ----
+    /// A member that has had everything up to the head is live at once, whatever is still under way to it.
+    LiveBeforeHead = "live_before_head",
+    /// A member that is behind gets live publications all the same.
+    BehindGetsLive = "behind_gets_live",
+    /// A member that begins to lag takes the publication that it had no place for as had.
+    LagLosesOne = "lag_loses_one",
+    /// A publication that a room gives up stays charged.
+    HistoryNotReleased = "history_not_released",
+    /// A history that has lost something says that it reaches back all the same.
+    LossForgotten = "loss_forgotten",
+
     // ---- presence ----
     /// The leave of a session that is over removes the presence of the same user's other session, if it has one in the room.
     LateLeaveRemovesOtherPresence = "late_leave_removes_other_presence",

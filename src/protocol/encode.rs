@@ -12,6 +12,7 @@ use super::id64::write_id64;
 use super::scan::plain_prefix;
 use crate::limits::{Limits, REORDER_BYTES_MAX, REORDER_COMMANDS_MAX, ROOM_ID_BYTES_MAX, USER_ID_BYTES_MAX, WINDOW};
 use crate::time::WallMillis;
+use std::ops::Range;
 
 /// The first frame of a `throng.v1` connection.
 #[derive(Clone, Copy, Debug)]
@@ -147,10 +148,7 @@ pub fn write_room_joined(out: &mut Vec<u8>, joined: &RoomJoined<'_>) {
     epoch(out, joined.epoch);
     number(out, b",\"offset\":", joined.offset);
     out.extend_from_slice(if joined.recovered { b",\"recovered\":true" } else { b",\"recovered\":false" });
-    if let Some(reason) = joined.gap {
-        word(out, b",\"gap\":{\"reason\":\"", reason.wire());
-        out.push(b'}');
-    }
+    write_gap_reason(out, joined.gap);
     if let Some(presence) = &joined.presence {
         write_presence(out, presence);
     }
@@ -257,8 +255,8 @@ pub struct Broadcast<'a> {
     pub seq: Option<u64>,
 }
 
-/// Writes `broadcast`.
-pub fn write_broadcast(out: &mut Vec<u8>, broadcast: &Broadcast<'_>) {
+/// Writes `broadcast`. Returns where in `out` its key stands, as the JSON string that it is there; an empty range if it has none.
+pub fn write_broadcast(out: &mut Vec<u8>, broadcast: &Broadcast<'_>) -> Range<usize> {
     out.extend_from_slice(b"{\"type\":\"broadcast\",\"roomId\":");
     write_string(out, broadcast.room);
     optional_raw(out, b",\"data\":", Some(broadcast.data));
@@ -268,13 +266,84 @@ pub fn write_broadcast(out: &mut Vec<u8>, broadcast: &Broadcast<'_>) {
     out.extend_from_slice(b",\"connection\":\"");
     write_id64(out, broadcast.connection);
     out.extend_from_slice(b"\"}");
+    let mut key_place = 0..0;
     if let Some(key) = broadcast.key {
         out.extend_from_slice(b",\"key\":");
+        key_place.start = out.len();
         write_string(out, key);
+        key_place.end = out.len();
     }
     number(out, b",\"ts\":", broadcast.ts.0);
     optional_number(out, b",\"seq\":", broadcast.seq);
     out.push(b'}');
+    key_place
+}
+
+/// The beginning of an answer to `history`; its publications follow, and [`HistoryWriter::finish`].
+#[derive(Clone, Copy, Debug)]
+pub struct History<'a> {
+    /// The room.
+    pub room: &'a [u8],
+    /// Which question, raw JSON as it came.
+    pub id: Option<&'a [u8]>,
+    /// The epoch of the room's numbering.
+    pub epoch: u64,
+    /// The offset of the newest publication; 0 if there was none.
+    pub offset: u64,
+    /// Why the publications do not begin where was asked.
+    pub gap: Option<GapReason>,
+}
+
+/// Writes `history`, publication by publication.
+#[derive(Debug)]
+pub struct HistoryWriter<'a> {
+    out: &'a mut Vec<u8>,
+    first: usize,
+}
+
+impl<'a> HistoryWriter<'a> {
+    /// Begins the answer.
+    pub fn new(out: &'a mut Vec<u8>, history: &History<'_>) -> Self {
+        out.extend_from_slice(b"{\"type\":\"history\",\"roomId\":");
+        write_string(out, history.room);
+        optional_raw(out, b",\"id\":", history.id);
+        epoch(out, history.epoch);
+        number(out, b",\"offset\":", history.offset);
+        write_gap_reason(out, history.gap);
+        out.extend_from_slice(b",\"publications\":[");
+        let first = out.len();
+        HistoryWriter { out, first }
+    }
+
+    /// Adds a publication: the JSON of its `broadcast`.
+    pub fn publication(&mut self, broadcast: &[u8]) {
+        if !self.is_empty() {
+            self.out.push(b',');
+        }
+        self.out.extend_from_slice(broadcast);
+    }
+
+    /// Whether it has no publication yet.
+    pub fn is_empty(&self) -> bool {
+        self.out.len() == self.first
+    }
+
+    /// Bytes of its publications.
+    pub fn bytes(&self) -> usize {
+        self.out.len() - self.first
+    }
+
+    /// Ends the answer; `more` if there are publications after these.
+    pub fn finish(self, more: bool) {
+        self.out.extend_from_slice(if more { b"],\"more\":true}" } else { b"]}" });
+    }
+}
+
+fn write_gap_reason(out: &mut Vec<u8>, gap: Option<GapReason>) {
+    if let Some(reason) = gap {
+        word(out, b",\"gap\":{\"reason\":\"", reason.wire());
+        out.push(b'}');
+    }
 }
 
 /// Writes `ack`: all commands up to `seq` are decided.

@@ -59,6 +59,8 @@ index_types! {
     WindowIndex,
     /// The presence state of a session in a room.
     StateIndex,
+    /// A publication that a room keeps.
+    PublicationIndex,
 }
 
 /// A dense table of fixed capacity.

@@ -5,6 +5,7 @@
 
 use super::arena::{FrameIndex, NodeIndex, SessionIndex, StashIndex};
 use super::dispatch::Held;
+use super::recovery::{Behind, Reading};
 use crate::close::CloseReason;
 use crate::protocol::Dialect;
 use crate::time::Tick;
@@ -140,6 +141,10 @@ pub(crate) struct Stash {
     pub(crate) first_sent: u32,
     /// How many control frames stand at the front, behind a frame that is partly sent.
     pub(crate) controls: u32,
+    /// Its memberships that are fed from their rooms' histories; the next to be read for comes first.
+    pub(crate) behind: VecDeque<Behind>,
+    /// What these wait for.
+    pub(crate) reading: Reading,
     /// Bytes that the peer had not acknowledged at some time after it was pinged, and what was sent since; if the kernel could tell.
     pub(crate) unacknowledged: Option<u32>,
     /// It has acknowledged some of them since.
@@ -161,6 +166,7 @@ impl Stash {
             && self.head.is_empty()
             && self.held.is_empty()
             && self.backlog.is_empty()
+            && self.behind.is_empty()
             && self.unacknowledged.is_none()
     }
 }

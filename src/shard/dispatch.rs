@@ -16,7 +16,7 @@ use crate::close::CloseReason;
 use crate::planted::{Bug, is_planted};
 use crate::protocol::encode::{self, ErrorFrame, Welcome};
 use crate::protocol::id64::read_id64;
-use crate::protocol::{self, Command, Dialect, Envelope, ErrorCode, Expired, Fault, Offer, Verdict};
+use crate::protocol::{self, Command, Dialect, Envelope, ErrorCode, Expired, Fault, Offer, Since, Verdict};
 use crate::time::{Millis, Now, TICK_MS};
 use std::collections::VecDeque;
 
@@ -40,7 +40,7 @@ pub(crate) enum Took {
 type Decoded<'a> = Result<Envelope<'a>, Fault<'a>>;
 
 /// Names of what this server does beyond the base of the protocol.
-const FEATURES: &[&str] = &["presence", "volatile"];
+const FEATURES: &[&str] = &["presence", "volatile", "history", "recovery", "latest"];
 
 impl Shard {
     /// Deals with a text message of an open connection.
@@ -249,9 +249,9 @@ impl Shard {
             Command::JoinRoom { .. } | Command::LeaveRoom { .. } | Command::SetState { .. } if unnumbered => {
                 self.refuse_command(slot, session, seq, id, ErrorCode::SeqRequired)
             }
-            Command::JoinRoom { room, since, presence, state, latest: _ } => {
-                let since = since.as_ref().map(|since| Position { epoch: read_id64(since.epoch.as_bytes()), offset: since.offset });
-                self.join(now, slot, session, seq, room, since, *presence, *state)
+            Command::JoinRoom { room, since, presence, state, latest } => {
+                let since = since.as_ref().map(position);
+                self.join(now, slot, session, seq, room, &Wish { since, watches: *presence, state: *state, latest: *latest })
             }
             Command::LeaveRoom { room } => self.ask_member(now, slot, session, seq, id, room, What::Leave { answer: true }),
             Command::Broadcast { room, data, key, echo } => {
@@ -280,10 +280,13 @@ impl Shard {
                 Took::Done
             }
             Command::Connect { .. } => self.refuse_command(slot, session, seq, id, ErrorCode::AlreadyConnected),
-            // Their place: sessions with history and tokens.
-            Command::History { .. } | Command::Refresh { .. } => {
-                self.refuse_command(slot, session, seq, id, ErrorCode::Unsupported)
+            Command::History { room, since, limit } => {
+                let since = since.as_ref().map(position);
+                let limit = limit.unwrap_or(u64::from(u32::MAX)).min(u64::from(u32::MAX)) as u32;
+                self.ask_member(now, slot, session, seq, id, room, What::History { id: id.unwrap_or(""), since, limit })
             }
+            // Its place: credentials.
+            Command::Refresh { .. } => self.refuse_command(slot, session, seq, id, ErrorCode::Unsupported),
         }
     }
 
@@ -342,18 +345,8 @@ impl Shard {
         None
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the fields of one message")]
-    fn join(
-        &mut self,
-        now: Now,
-        slot: u32,
-        session: SessionIndex,
-        seq: Option<u64>,
-        room: &str,
-        since: Option<Position>,
-        watches: bool,
-        state: Option<&str>,
-    ) -> Took {
+    fn join(&mut self, now: Now, slot: u32, session: SessionIndex, seq: Option<u64>, room: &str, wish: &Wish<'_>) -> Took {
+        let Wish { since, watches, state, latest } = *wish;
         if state.is_some_and(|state| state.len() > self.limits.presence_state_bytes_max) {
             return self.refuse_command(slot, session, seq, None, ErrorCode::StateTooLarge);
         }
@@ -391,6 +384,7 @@ impl Shard {
                 }
             }
         };
+        self.memberships[membership].feed.set_latest(latest);
         let record = self.memberships[membership];
         let home = usize::from(self.locals[record.room.0 as usize].home.0);
         // The name is copied out: at this shard's own home it is looked up again in the same table.
@@ -629,6 +623,18 @@ impl Shard {
         }
         self.gaps = gaps;
     }
+}
+
+/// What a join asks for beside the room.
+struct Wish<'a> {
+    since: Option<Position>,
+    watches: bool,
+    state: Option<&'a str>,
+    latest: bool,
+}
+
+fn position(since: &Since<'_>) -> Position {
+    Position { epoch: read_id64(since.epoch.as_bytes()), offset: since.offset }
 }
 
 /// Messages that a connection holds, oldest first.

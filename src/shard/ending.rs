@@ -51,6 +51,7 @@ impl Shard {
         self.count_end(upgraded, reason);
         // What it said and what could not be done yet is not done any more.
         self.drop_held(slot);
+        self.stop_feeding(slot);
         if session.is_some() && !(is_planted(Bug::ResetSkipsCleanup) && reason == CloseReason::Reset) {
             self.end_session(now, session, reason);
         }

@@ -2,11 +2,12 @@
 //!
 //! A frame is written once and then never changed. It is charged to [`MemoryUse::Frames`] once, by the capacity of its buffer,
 //! for as long as this shard holds a reference; a frame that came over the mesh is charged by each shard that holds it, so the
-//! account never understates. A buffer whose last reference falls here goes back to the pool. One that other shards still hold is
+//! account never understates. While a history keeps it, it is charged to [`MemoryUse::History`] instead. A buffer whose last reference falls here goes back to the pool. One that other shards still hold is
 //! *lent*: its maker keeps a reference and takes it back when they are done, or buffers would wander to where messages end and be
 //! missing where they begin. Once warm, a message costs no allocation.
 
 use super::arena::FrameIndex;
+use super::mesh::LocalRef;
 use super::stats::{MemoryUse, Stats};
 use crate::limits::FRAME_POOL_BYTES_MAX;
 use bytes::{Bytes, BytesMut};
@@ -152,6 +153,19 @@ impl BufferPool {
     }
 }
 
+/// What a frame is, where it is queued for a socket that takes too little.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Matter {
+    /// A publication with an offset, to members of a room here: its history may have it.
+    Publication {
+        local: LocalRef,
+        offset: u64,
+    },
+    /// The answer to a first join: what stands before it is not of that membership.
+    Joined,
+    Other,
+}
+
 #[derive(Debug)]
 pub(crate) struct Frame {
     pub(crate) bytes: Bytes,
@@ -160,6 +174,10 @@ pub(crate) struct Frame {
     pub(crate) charged: u32,
     /// Its buffer is of this shard's pool.
     own: bool,
+    /// What it is to those who would shed it from a queue.
+    pub(crate) matter: Matter,
+    /// A history keeps it. Invariant: one of the references is the history's.
+    pub(crate) kept: bool,
 }
 
 /// What a frame of this length is charged: the buffer that it has if it comes from a pool.
@@ -198,7 +216,14 @@ impl Frames {
     fn insert(&mut self, stats: &mut Stats, bytes: Bytes, own: bool) -> FrameIndex {
         let charged = charge_of(bytes.len());
         stats.charge(MemoryUse::Frames, charged);
-        FrameIndex(self.frames.insert(Frame { bytes, references: 1, charged: charged as u32, own }) as u32)
+        FrameIndex(self.frames.insert(Frame {
+            bytes,
+            references: 1,
+            charged: charged as u32,
+            own,
+            matter: Matter::Other,
+            kept: false,
+        }) as u32)
     }
 
     pub(crate) fn hold(&mut self, frame: FrameIndex) {
@@ -216,6 +241,51 @@ impl Frames {
                 false => self.pool.give(gone.bytes),
             }
         }
+    }
+
+    /// Says what a frame is.
+    pub(crate) fn mark(&mut self, frame: FrameIndex, matter: Matter) {
+        self.frames[frame.0 as usize].matter = matter;
+    }
+
+    pub(crate) fn matter(&self, frame: FrameIndex) -> Matter {
+        self.frames[frame.0 as usize].matter
+    }
+
+    /// A history keeps a frame: it holds a reference, and the frame is charged to it.
+    pub(crate) fn keep(&mut self, stats: &mut Stats, frame: FrameIndex) {
+        let held = &mut self.frames[frame.0 as usize];
+        debug_assert!(!held.kept);
+        held.kept = true;
+        held.references += 1;
+        stats.release(MemoryUse::Frames, held.charged as usize);
+        stats.charge(MemoryUse::History, held.charged as usize);
+    }
+
+    /// A history gives a frame up.
+    pub(crate) fn give_up(&mut self, stats: &mut Stats, frame: FrameIndex) {
+        let held = &mut self.frames[frame.0 as usize];
+        debug_assert!(held.kept);
+        held.kept = false;
+        stats.release(MemoryUse::History, held.charged as usize);
+        stats.charge(MemoryUse::Frames, held.charged as usize);
+        self.release(stats, frame);
+    }
+
+    /// The bytes of several frames, one after the other; `lent` if another shard will hold them.
+    pub(crate) fn gather(&mut self, frames: &[FrameIndex], bytes: usize, lent: bool) -> Bytes {
+        if let [frame] = frames {
+            return self.share(*frame);
+        }
+        let mut buffer = self.pool.take(bytes);
+        for frame in frames {
+            buffer.extend_from_slice(&self.frames[frame.0 as usize].bytes);
+        }
+        let gathered = buffer.freeze();
+        if lent {
+            self.pool.keep_lent(gathered.clone());
+        }
+        gathered
     }
 
     pub(crate) fn bytes(&self, frame: FrameIndex) -> &[u8] {

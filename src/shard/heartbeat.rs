@@ -210,6 +210,7 @@ impl Shard {
         self.due = due;
         self.expire_reorder(now);
         self.expire_detached(now);
+        self.expire_history(now);
         self.expire_idle_rooms(now);
         self.audit_if_due(now);
         self.drain_some(now);
@@ -223,6 +224,7 @@ impl Shard {
             wheel,
             self.reorder_due(),
             self.detached_due(),
+            self.history_due(),
             self.idle_due(),
             self.presence_due(),
             self.audit_due(),

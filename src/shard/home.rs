@@ -1,18 +1,20 @@
 //! A room at its home: the one place that numbers its publications, knows who is in it, and says so to the shards with members.
 //!
 //! A command is taken only when every consequence lane has room for what it may cause ([`Shard::can_take`]), so a home never waits
-//! in the middle of one. A room's epoch and offset outlive its last member by `ROOM_IDLE_MS`.
+//! in the middle of one. A room's epoch, offset and history outlive its last member by the history's age.
 
 use super::Shard;
 use super::arena::{FrameIndex, HomeIndex, MembershipIndex, PresenceIndex};
+use super::history::{RoomHistory, Taken};
+use super::local::Pass;
 use super::mesh::{Ask, Consequence, LocalRef, Position, Roster, SessionId, What};
 use super::presence::Diff;
 use super::seam::ShardId;
 use super::stats::MemoryUse;
-use crate::limits::{ROOM_IDLE_MS, ROOMS_IDLE_MAX};
+use crate::limits::ROOMS_IDLE_MAX;
 use crate::planted::{Bug, is_planted};
 use crate::protocol::ErrorCode;
-use crate::protocol::encode::{self, GapReason};
+use crate::protocol::encode;
 use crate::protocol::id64::{ID64_BYTES, id64};
 use crate::time::{Millis, Now};
 
@@ -37,6 +39,7 @@ pub(crate) struct HomeRoom {
     pub(crate) first: PresenceIndex,
     pub(crate) last: PresenceIndex,
     pub(crate) version: u64,
+    pub(crate) history: RoomHistory,
     /// Invariant: exactly the shards with at least one member.
     pub(crate) shards: Vec<ShardMembers>,
     /// Presence changes that are not yet told.
@@ -78,6 +81,8 @@ impl Shard {
                 }
             }
             What::Question { id, cursor, limit } => self.take_question(now, ask, id, cursor, limit),
+            What::Read { cursor, hint } => self.take_read(now, ask, cursor, hint),
+            What::History { id, since, limit } => self.take_history(now, ask, id, since, limit),
         }
     }
 
@@ -131,13 +136,7 @@ impl Shard {
         };
         let room = self.presences[presence].room;
         let home = &self.homes[room.0 as usize];
-        let (recovered, gap) = match join.since {
-            None => (false, None),
-            // Publications are not kept yet: only who missed nothing is whole.
-            Some(Position { epoch, offset }) if epoch == Some(home.epoch) && offset == home.offset => (true, None),
-            Some(Position { epoch, .. }) if epoch == Some(home.epoch) => (false, Some(GapReason::Expired)),
-            Some(_) => (false, Some(GapReason::EpochChanged)),
-        };
+        let recovery = self.recovery(room, join.since);
         let (epoch, offset, version) = (home.epoch, home.offset, home.version);
         let roster = self.roster(room, join.watches);
         let consequence = Consequence::Joined {
@@ -148,8 +147,7 @@ impl Shard {
             room,
             epoch,
             offset,
-            recovered,
-            gap,
+            recovery,
             version,
             roster,
         };
@@ -191,7 +189,7 @@ impl Shard {
         json.clear();
         let anonymous = anonymous_name(ask.session);
         let user = self.users.name(self.presences[presence].user).map_or(&anonymous[..], str::as_bytes);
-        encode::write_broadcast(
+        let key_place = encode::write_broadcast(
             &mut json,
             &encode::Broadcast {
                 room: self.homes[room.0 as usize].id.as_bytes(),
@@ -205,24 +203,39 @@ impl Shard {
             },
         );
         let frame = self.text_frame(&json);
+        if let Some(offset) = offset {
+            let head = self.out.frames.length(frame) - json.len();
+            let key = key_place.start + head..key_place.end + head;
+            self.keep(now, Taken { room, frame, offset, author: ask.session, echo, head, key });
+        }
         self.json = json;
         let except = (!echo).then_some((ask.session, ask.membership));
         for place in 0..self.homes[room.0 as usize].shards.len() {
             let members = self.homes[room.0 as usize].shards[place];
             if members.shard == self.id {
                 self.out.frames.hold(frame);
-                self.fan_out(members.local, frame, except);
+                self.fan_out(members.local, frame, offset.unwrap_or(0), except);
             } else {
                 let frame = self.out.frames.share(frame);
-                self.emit(now, members.shard, Consequence::Published { local: members.local, frame, except });
+                self.emit(
+                    now,
+                    members.shard,
+                    Consequence::Published { local: members.local, frame, offset: offset.unwrap_or(0), except },
+                );
             }
         }
         self.release_frame(frame);
         self.decide(now, ask, None);
     }
 
-    /// Begins the fan-out of a publication to the members here. Takes over the caller's reference.
-    pub(crate) fn fan_out(&mut self, local: LocalRef, frame: FrameIndex, except: Option<(SessionId, MembershipIndex)>) {
+    /// Begins the fan-out of a publication to the members here; `offset` is 0 if it is volatile. Takes over the caller's reference.
+    pub(crate) fn fan_out(
+        &mut self,
+        local: LocalRef,
+        frame: FrameIndex,
+        offset: u64,
+        except: Option<(SessionId, MembershipIndex)>,
+    ) {
         let Some(index) = self.resolve_local(local) else {
             self.release_frame(frame);
             return;
@@ -237,7 +250,7 @@ impl Shard {
             }
             Some(_) | None => MembershipIndex::NONE,
         };
-        self.begin_pass(index, frame, except, false);
+        self.begin_pass(index, Pass::of_publication(frame, offset, except));
     }
 
     /// The room of this id at this home, made if it isn't there; `None` if memory runs short.
@@ -263,6 +276,7 @@ impl Shard {
             first: PresenceIndex::NONE,
             last: PresenceIndex::NONE,
             version: 0,
+            history: RoomHistory::default(),
             shards: Vec::new(),
             diff: None,
             counts_only: false,
@@ -353,7 +367,7 @@ impl Shard {
 
     pub(crate) fn idle_due(&self) -> Option<Millis> {
         let first = self.idle_first;
-        first.is_some().then(|| self.homes[first.0 as usize].idle_since.after(ROOM_IDLE_MS))
+        first.is_some().then(|| self.homes[first.0 as usize].idle_since.after(self.limits.history_age_ms))
     }
 
     pub(crate) fn expire_idle_rooms(&mut self, now: Now) {
@@ -366,6 +380,8 @@ impl Shard {
     fn forget_oldest_idle(&mut self) {
         let index = self.idle_first;
         self.end_idle(index);
+        // It is as old as its last member's leave, but the sweep may not have come yet, or the room goes before its time.
+        self.forget_history(index);
         let hash = self.hash(&self.homes[index.0 as usize].id);
         if let Ok(entry) = self.homes_by_id.find_entry(hash, |&other| other == index) {
             entry.remove();

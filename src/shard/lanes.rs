@@ -11,9 +11,11 @@
 use super::Shard;
 use super::arena::MembershipIndex;
 use super::connection::State;
+use super::frames::Matter;
 use super::home::anonymous_name;
-use super::local::Stage;
+use super::local::{Pass, Stage};
 use super::mesh::{Ask, Body, Command, Consequence, LocalRef, MeshMessage, Roster, SessionId};
+use super::recovery::Recovery;
 use super::seam::{Key, Lane, LaneRoom, ShardId};
 use super::session::{NO_CONNECTION, Phase};
 use crate::limits::{CONSEQUENCES_PER_COMMAND_MAX, PASSES_MAX};
@@ -33,8 +35,11 @@ pub(crate) struct LaneState {
     /// Connections that hold a message for which there was no room, each once. Those that have ended may still be among them: at
     /// most twice as many as there are slots in use.
     pub(crate) waiters: VecDeque<Key>,
-    /// Owed leaves go before waiters when there is room next.
-    leaves_first: bool,
+    /// Connections for which a history of that home is to be read. Those for which it isn't any more may still be among them: at
+    /// most twice as many as there are slots in use.
+    pub(crate) readers: VecDeque<Key>,
+    /// Who is first in line when there is room next: waiters, leaves or readers.
+    first: u8,
     /// Leaves that are owed to rooms of that home.
     pub(crate) owed_first: MembershipIndex,
     pub(crate) owed_last: MembershipIndex,
@@ -47,10 +52,18 @@ impl LaneState {
             consequences: places,
             unpolled: [0; 2],
             waiters: VecDeque::new(),
-            leaves_first: false,
+            readers: VecDeque::new(),
+            first: 0,
             owed_first: MembershipIndex::NONE,
             owed_last: MembershipIndex::NONE,
         }
+    }
+}
+
+impl LaneState {
+    /// Whether somebody waits who has a turn as soon as there is room.
+    fn is_wanted(&self) -> bool {
+        !self.waiters.is_empty() || !self.readers.is_empty()
     }
 }
 
@@ -65,9 +78,13 @@ pub(crate) enum Claimant {
     Leaves,
     /// Presence changes that are due to be told.
     Presence,
+    /// Connections here for which a history is to be read.
+    Readers,
 }
 
-const CLAIMANTS: [Claimant; 4] = [Claimant::Peers, Claimant::Waiters, Claimant::Leaves, Claimant::Presence];
+const CLAIMANTS: [Claimant; 5] = [Claimant::Peers, Claimant::Waiters, Claimant::Leaves, Claimant::Presence, Claimant::Readers];
+/// Those who want room in the lane to another home.
+const LANE_CLAIMANTS: u8 = 3;
 
 /// Who is first in line for a home's room.
 #[derive(Debug, Default)]
@@ -104,7 +121,7 @@ impl Shard {
 
     /// Whether somebody waits for a home that has room for him: such room came with the last turn's fan-out.
     pub(crate) fn has_turns(&self) -> bool {
-        self.turns.reserved || (0..self.lanes.len()).any(|home| !self.lanes[home].waiters.is_empty() && self.has_room(home))
+        self.turns.reserved || (0..self.lanes.len()).any(|home| self.lanes[home].is_wanted() && self.has_room(home))
     }
 
     /// Has a command executed at its home. The caller has seen that [`Shard::has_room`].
@@ -180,14 +197,16 @@ impl Shard {
     pub(crate) fn share_room(&mut self, now: Now) {
         let here = usize::from(self.id.0);
         for home in (0..self.lanes.len()).filter(|&home| home != here) {
-            let has_room = self.has_room(home);
-            if has_room && std::mem::take(&mut self.lanes[home].leaves_first) {
-                self.send_owed(now, home);
-                self.serve_waiters(now, home);
-            } else {
-                self.serve_waiters(now, home);
-                self.lanes[home].leaves_first |= has_room;
-                self.send_owed(now, home);
+            let first = self.lanes[home].first;
+            if self.has_room(home) {
+                self.lanes[home].first = (first + 1) % LANE_CLAIMANTS;
+            }
+            for step in 0..LANE_CLAIMANTS {
+                match (first + step) % LANE_CLAIMANTS {
+                    0 => self.serve_waiters(now, home),
+                    1 => self.send_owed(now, home),
+                    _ => self.serve_readers(now, home),
+                }
             }
         }
         self.share_own_room(now);
@@ -207,6 +226,7 @@ impl Shard {
                 Claimant::Waiters => !self.lanes[here].waiters.is_empty(),
                 Claimant::Leaves => self.lanes[here].owed_first.is_some(),
                 Claimant::Presence => self.is_presence_due(now),
+                Claimant::Readers => !self.lanes[here].readers.is_empty(),
             };
             if !claims {
                 continue;
@@ -220,6 +240,7 @@ impl Shard {
                 Claimant::Waiters => self.serve_waiters(now, here),
                 Claimant::Leaves => self.send_owed(now, here),
                 Claimant::Presence => self.tell_presence(now),
+                Claimant::Readers => self.serve_readers(now, here),
             }
         }
     }
@@ -276,10 +297,11 @@ impl Shard {
                 self.conclude(session, seq, None);
             }
             Consequence::Decided { session, seq, declined } => self.conclude(session, seq, declined),
-            Consequence::Published { local, frame, except } => {
+            Consequence::Published { local, frame, offset, except } => {
                 let frame = self.out.frames.adopt(&mut self.stats, frame);
-                self.fan_out(local, frame, except);
+                self.fan_out(local, frame, offset, except);
             }
+            Consequence::Chunk { session, membership, chunk } => self.apply_chunk(now, session, membership, chunk),
             Consequence::Presence { local, frame } => {
                 let frame = self.out.frames.adopt(&mut self.stats, frame);
                 self.fan_out_presence(local, frame);
@@ -299,7 +321,7 @@ impl Shard {
     /// Begins the fan-out of a presence message to the watchers here. Takes over the caller's reference.
     pub(crate) fn fan_out_presence(&mut self, local: LocalRef, frame: super::arena::FrameIndex) {
         match self.resolve_local(local) {
-            Some(index) => self.begin_pass(index, frame, MembershipIndex::NONE, true),
+            Some(index) => self.begin_pass(index, Pass::of_presence(frame)),
             None => self.release_frame(frame),
         }
     }
@@ -322,7 +344,7 @@ impl Shard {
     }
 
     fn apply_joined(&mut self, now: Now, consequence: Consequence) {
-        let Consequence::Joined { session, membership, seq, presence, room, epoch, offset, recovered, gap, version, roster } =
+        let Consequence::Joined { session, membership, seq, presence, room, epoch, offset, recovery, version, roster } =
             consequence
         else {
             return;
@@ -377,19 +399,30 @@ impl Shard {
             seq: (seq > 0).then_some(seq),
             epoch,
             offset,
-            recovered,
-            gap,
+            recovered: matches!(recovery, Recovery::From(_)),
+            gap: match recovery {
+                Recovery::Gap(reason) => Some(reason),
+                Recovery::Unasked | Recovery::From(_) => None,
+            },
             presence: members.map(|members| Presence { version, members }),
         };
         encode::write_room_joined(&mut json, &joined);
         self.give_roster(roster);
         let frame = self.text_frame(&json);
         self.json = json;
+        if is_new {
+            self.out.frames.mark(frame, Matter::Joined);
+        }
         self.push_frame(slot, frame);
         self.release_frame(frame);
         if is_new {
             self.enter(membership);
             self.hasten_heartbeat(slot, now);
+            if let Recovery::From(cursor) = recovery
+                && cursor < offset
+            {
+                self.begin_behind(slot, membership, cursor);
+            }
         }
         self.conclude(session, seq, None);
     }

@@ -4,12 +4,16 @@
 //! A member that leaves under a pass leaves a tombstone; one that joins comes after the end of every pass that began before it:
 //! so each member gets exactly the frames between its join and its leave, in order, whatever the pauses.
 //!
-//! It knows nothing of offsets, presence or who may publish: that is the home's.
+//! A member that is *behind* gets no publication from a pass before it has had all that came before: see `recovery`.
+//!
+//! It knows nothing of numbering, presence or who may publish: that is the home's.
 
 use super::Shard;
 use super::arena::{FrameIndex, HomeIndex, LocalIndex, MembershipIndex, PresenceIndex, SessionIndex};
 use super::connection::{Flags, State};
+use super::frames::Matter;
 use super::mesh::LocalRef;
+use super::recovery::READING;
 use super::seam::ShardId;
 use super::stats::MemoryUse;
 use crate::limits::FANOUT_PER_TURN;
@@ -45,7 +49,34 @@ pub(crate) struct Membership {
     pub(crate) watches: bool,
     /// It is charged to the flexible memory: the session has others.
     pub(crate) charged: bool,
+    pub(crate) feed: Feed,
 }
+
+/// How publications come to a membership.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Feed(u8);
+
+impl Feed {
+    const BEHIND: u8 = 1;
+    const LATEST: u8 = 2;
+
+    /// It is fed from its room's history.
+    pub(crate) fn is_behind(self) -> bool {
+        self.0 & Self::BEHIND != 0
+    }
+    /// It wants the newest of what supersedes one another (`mode` is `latest`).
+    pub(crate) fn is_latest(self) -> bool {
+        self.0 & Self::LATEST != 0
+    }
+    fn set(&mut self, bit: u8, is_set: bool) {
+        self.0 = self.0 & !bit | if is_set { bit } else { 0 };
+    }
+    pub(crate) fn set_latest(&mut self, latest: bool) {
+        self.set(Self::LATEST, latest);
+    }
+}
+
+const _: () = assert!(size_of::<Option<Membership>>() == 24);
 
 /// No place in a member list.
 pub(crate) const NOWHERE: u32 = u32::MAX;
@@ -56,7 +87,7 @@ pub(crate) const MEMBERSHIP_BYTES: usize = 24 + 32 + 16;
 /// A place in a member list.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Member {
-    /// The connection's slot, and in the top bit whether it watches presence. `TOMBSTONE` if nobody is there any more.
+    /// The connection's slot, and in the top bits whether it watches presence and is behind. `TOMBSTONE` if nobody is there any more.
     pub(crate) slot: u32,
     membership: MembershipIndex,
 }
@@ -68,6 +99,11 @@ const MEMBERS_MIN: usize = 4;
 /// rooms: `PASSES_MAX` bounds them.
 const ROOM_BYTES: usize = size_of::<LocalRoom>() + 4 * size_of::<Pass>();
 const WATCHES: u32 = 1 << 31;
+const BEHIND: u32 = 1 << 30;
+/// The bits of a slot.
+const SLOT: u32 = BEHIND - 1;
+
+const _: () = assert!(crate::limits::SHARD_CONNECTIONS_MAX <= SLOT as usize);
 
 /// The fan-out of one frame, as far as it got.
 #[derive(Debug)]
@@ -75,8 +111,27 @@ pub(crate) struct Pass {
     pub(crate) frame: FrameIndex,
     pub(crate) cursor: u32,
     pub(crate) end: u32,
+    /// The offset of the publication; 0 if it is volatile or presence.
+    pub(crate) offset: u64,
     except: MembershipIndex,
     watchers_only: bool,
+}
+
+impl Pass {
+    /// Of a publication, to all members but `except`.
+    pub(crate) fn of_publication(frame: FrameIndex, offset: u64, except: MembershipIndex) -> Pass {
+        Pass { frame, cursor: 0, end: 0, offset, except, watchers_only: false }
+    }
+
+    /// Of presence, to those who watch it.
+    pub(crate) fn of_presence(frame: FrameIndex) -> Pass {
+        Pass { frame, cursor: 0, end: 0, offset: 0, except: MembershipIndex::NONE, watchers_only: true }
+    }
+
+    /// Whether it will still come to a place, and with a publication whose offset is not above this one.
+    pub(crate) fn brings_up_to(&self, offset: u64, position: u32) -> bool {
+        self.offset > 0 && self.offset <= offset && (self.cursor..self.end).contains(&position)
+    }
 }
 
 /// A room with members on this shard.
@@ -166,6 +221,7 @@ impl Shard {
             stage: Stage::Joining,
             watches,
             charged,
+            feed: Feed::default(),
         })?;
         if charged {
             self.stats.charge(MemoryUse::Rooms, MEMBERSHIP_BYTES);
@@ -235,6 +291,10 @@ impl Shard {
         }
         let position = std::mem::replace(&mut membership.position, NOWHERE) as usize;
         let room_index = membership.room;
+        if membership.feed.is_behind() {
+            let slot = self.locals[room_index.0 as usize].members[position].slot & SLOT;
+            self.end_behind(slot, index);
+        }
         let room = &mut self.locals[room_index.0 as usize];
         debug_assert_eq!(room.members[position].membership, index);
         self.stats.room_subscriptions -= 1;
@@ -263,6 +323,16 @@ impl Shard {
         if membership.position != NOWHERE {
             let member = &mut self.locals[membership.room.0 as usize].members[membership.position as usize];
             member.slot = member.slot & !WATCHES | if watches { WATCHES } else { 0 };
+        }
+    }
+
+    /// Notes whether a member is fed from its room's history.
+    pub(crate) fn set_behind(&mut self, index: MembershipIndex, behind: bool) {
+        let membership = &mut self.memberships[index];
+        membership.feed.set(Feed::BEHIND, behind);
+        // While the passes of its room run the list is with them, and they see to it.
+        if let Some(member) = self.locals[membership.room.0 as usize].members.get_mut(membership.position as usize) {
+            member.slot = member.slot & !BEHIND | if behind { BEHIND } else { 0 };
         }
     }
 
@@ -322,15 +392,19 @@ impl Shard {
         }
     }
 
-    /// Begins a pass of `frame`, of which the caller gives its reference, to the members of now.
-    pub(crate) fn begin_pass(&mut self, index: LocalIndex, frame: FrameIndex, except: MembershipIndex, watchers_only: bool) {
+    /// Begins a pass to the members of now. The caller gives the pass its reference of the frame.
+    pub(crate) fn begin_pass(&mut self, index: LocalIndex, pass: Pass) {
         let room = &mut self.locals[index.0 as usize];
         if room.members.len() == room.tombstones as usize {
-            self.release_frame(frame);
+            self.release_frame(pass.frame);
             return;
         }
         let end = room.members.len() as u32;
-        room.passes.push_back(Pass { frame, cursor: 0, end, except, watchers_only });
+        if pass.offset > 0 {
+            let local = LocalRef { index, generation: room.generation };
+            self.out.frames.mark(pass.frame, Matter::Publication { local, offset: pass.offset });
+        }
+        room.passes.push_back(Pass { end, ..pass });
         self.passes += 1;
         if !room.active {
             room.active = true;
@@ -376,16 +450,39 @@ impl Shard {
                 if member.slot == TOMBSTONE {
                     continue;
                 }
+                let mut is_behind = member.slot & BEHIND != 0;
                 for pass in passes.iter().take(together) {
                     if pass.except == member.membership || (pass.watchers_only && member.slot & WATCHES == 0) {
                         continue;
                     }
-                    let slot = member.slot & !WATCHES;
+                    let slot = member.slot & SLOT;
+                    let skips = is_behind && !pass.watchers_only && !is_planted(Bug::BehindGetsLive);
+                    if skips && pass.offset <= self.behind_until(slot, member.membership) {
+                        continue;
+                    }
                     let connection = &self.connections[slot as usize];
                     if connection.state == State::Open && !connection.flags.has(Flags::OVERFLOWED) {
+                        if pass.offset > 0 && !is_behind && self.lags(slot, member.membership, self.out.frames.length(pass.frame)) {
+                            // Everything below this one it has had, or it was not for it.
+                            is_behind = true;
+                            room[place as usize - 1].slot |= BEHIND;
+                            let had = if is_planted(Bug::LagLosesOne) { pass.offset } else { pass.offset - 1 };
+                            self.begin_behind(slot, member.membership, had);
+                            self.stats.lagging += 1;
+                            continue;
+                        }
                         self.push_frame(slot, pass.frame);
                         used += 1;
                         self.stats.deliveries += 1;
+                    }
+                }
+                if is_behind {
+                    let slot = member.slot & SLOT;
+                    let until = self.behind_until(slot, member.membership);
+                    let is_awaited = |pass: &Pass| pass.brings_up_to(until, place - 1);
+                    if until != READING && !passes.iter().skip(together).any(is_awaited) {
+                        room[place as usize - 1].slot &= !BEHIND;
+                        self.end_behind(slot, member.membership);
                     }
                 }
             }
@@ -427,7 +524,8 @@ impl Shard {
         membership.room == index
             && membership.position == place as u32
             && membership.stage != Stage::Owed
-            && session.connection == member.slot & !WATCHES
+            && session.connection == member.slot & SLOT
+            && membership.feed.is_behind() == (member.slot & BEHIND != 0)
             && self
                 .connections
                 .get(session.connection as usize)

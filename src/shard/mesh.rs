@@ -4,11 +4,11 @@
 //! Both are plain data: a message names sessions, memberships and rooms by index and generation, never by reference, and its texts
 //! are one reference-counted buffer. Whether a name still means something is checked by whoever handles the message.
 
-use super::arena::{HomeIndex, LocalIndex, MembershipIndex, PresenceIndex};
+use super::arena::{HomeIndex, LocalIndex, MembershipIndex, PresenceIndex, PublicationIndex};
 use super::frames::BufferPool;
+use super::recovery::{Chunk, Recovery};
 use super::seam::ShardId;
 use crate::protocol::ErrorCode;
-use crate::protocol::encode::GapReason;
 use bytes::Bytes;
 
 /// A session of the process: its shard, its place there and which of the place's sessions it is. Never used twice while the
@@ -60,11 +60,41 @@ pub(crate) struct Ask<'a> {
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum What<'a> {
-    Join { room: &'a str, user: Option<&'a str>, state: Option<&'a str>, watches: bool, since: Option<Position>, local: LocalRef },
-    Leave { answer: bool },
-    Publish { data: &'a str, key: Option<&'a str>, echo: bool, volatile: bool },
-    SetState { state: &'a str },
-    Question { id: &'a str, cursor: Option<u64>, limit: u32 },
+    Join {
+        room: &'a str,
+        user: Option<&'a str>,
+        state: Option<&'a str>,
+        watches: bool,
+        since: Option<Position>,
+        local: LocalRef,
+    },
+    Leave {
+        answer: bool,
+    },
+    Publish {
+        data: &'a str,
+        key: Option<&'a str>,
+        echo: bool,
+        volatile: bool,
+    },
+    SetState {
+        state: &'a str,
+    },
+    Question {
+        id: &'a str,
+        cursor: Option<u64>,
+        limit: u32,
+    },
+    /// The next chunk of the history after a cursor.
+    Read {
+        cursor: u64,
+        hint: PublicationIndex,
+    },
+    History {
+        id: &'a str,
+        since: Option<Position>,
+        limit: u32,
+    },
 }
 
 /// A command on its way.
@@ -87,6 +117,8 @@ enum Shape {
     Publish { key: Option<u16>, echo: bool, volatile: bool },
     SetState,
     Question { cursor: Option<u64>, limit: u32 },
+    Read { cursor: u64, hint: PublicationIndex },
+    History { since: Option<Position>, limit: u32 },
 }
 
 impl Command {
@@ -109,6 +141,8 @@ impl Command {
             }
             What::SetState { state } => (Shape::SetState, [state, "", ""]),
             What::Question { id, cursor, limit } => (Shape::Question { cursor, limit }, [id, "", ""]),
+            What::Read { cursor, hint } => (Shape::Read { cursor, hint }, ["", "", ""]),
+            What::History { id, since, limit } => (Shape::History { since, limit }, [id, "", ""]),
         };
         let text = if parts.iter().all(|part| part.is_empty()) {
             Bytes::new()
@@ -133,6 +167,8 @@ impl Command {
             }
             Shape::SetState => What::SetState { state: text },
             Shape::Question { cursor, limit } => What::Question { id: text, cursor, limit },
+            Shape::Read { cursor, hint } => What::Read { cursor, hint },
+            Shape::History { since, limit } => What::History { id: text, since, limit },
         };
         Ask { session: self.session, membership: self.membership, presence: self.presence, seq: self.seq, what }
     }
@@ -164,9 +200,7 @@ pub(crate) enum Consequence {
         room: HomeIndex,
         epoch: u64,
         offset: u64,
-        /// `recovered`, or why not if a position was given.
-        recovered: bool,
-        gap: Option<GapReason>,
+        recovery: Recovery,
         version: u64,
         roster: Roster,
     },
@@ -192,7 +226,15 @@ pub(crate) enum Consequence {
     Published {
         local: LocalRef,
         frame: Bytes,
+        /// Its offset; 0 if it is volatile.
+        offset: u64,
         except: Option<(SessionId, MembershipIndex)>,
+    },
+    /// What a read found.
+    Chunk {
+        session: SessionId,
+        membership: MembershipIndex,
+        chunk: Chunk,
     },
     /// Presence for the members here that watch it.
     Presence {
@@ -226,6 +268,7 @@ impl MeshMessage {
                 Consequence::Published { frame, .. } | Consequence::Presence { frame, .. } | Consequence::Answer { frame, .. } => {
                     frame.len()
                 }
+                Consequence::Chunk { chunk, .. } => chunk.frames.len(),
                 Consequence::Joined { roster: Roster::Unasked | Roster::Counts { .. }, .. }
                 | Consequence::NotJoined { .. }
                 | Consequence::Left { .. }

@@ -10,6 +10,7 @@
 //! | `dispatch` | a message to a command: numbers, what is decided here, what waits |
 //! | `session` `local` | who speaks, its memberships; the members here, and fan-out to them |
 //! | `home` `presence` | a room where it is numbered; who is there, and who is told |
+//! | `history` `recovery` | what rooms keep of their publications; how those who missed some are fed from it |
 //! | `mesh` `lanes` | what shards say to each other, and room for it |
 //! | `outbound` `frames` | frames to sends; buffers |
 //! | `heartbeat` `ending` `drain` | pings and silence; the one close path; the shutdown |
@@ -28,6 +29,7 @@ mod drain;
 mod ending;
 mod frames;
 mod heartbeat;
+mod history;
 mod home;
 mod lanes;
 mod local;
@@ -36,6 +38,7 @@ mod outbound;
 mod presence;
 mod random;
 mod receive;
+mod recovery;
 pub mod seam;
 mod session;
 pub mod stats;
@@ -58,6 +61,7 @@ use arena::{Arena, FrameIndex, HomeIndex, LocalIndex, MembershipIndex, PresenceI
 use connection::{Connection, Flags, Stash};
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
+use history::History;
 use home::HomeRoom;
 use lanes::LaneState;
 use local::{LocalRoom, Membership};
@@ -159,6 +163,7 @@ pub struct Shard {
     /// The first presence of each user in each room.
     groups: HashTable<PresenceIndex>,
     states: Slab<Box<str>>,
+    history: History,
     diffs_fast: VecDeque<(Millis, HomeIndex)>,
     diffs_slow: VecDeque<(Millis, HomeIndex)>,
     /// Presence waits for the lanes.
@@ -174,6 +179,8 @@ pub struct Shard {
     trim_due: Millis,
 
     // Buffers for use within one call.
+    chunk: Vec<FrameIndex>,
+    shed: Vec<MembershipIndex>,
     json: Vec<u8>,
     page: Vec<u8>,
     name: Vec<u8>,
@@ -246,6 +253,7 @@ impl Shard {
             presence_stamp: 0,
             groups: HashTable::with_capacity(slots),
             states: Slab::new(),
+            history: History::new(limits.history_shard_bytes_max(shards)),
             diffs_fast: VecDeque::new(),
             diffs_slow: VecDeque::new(),
             presence_blocked: false,
@@ -255,6 +263,8 @@ impl Shard {
             turns: lanes::Turns::default(),
             audit: audit::Audit::default(),
             trim_due: now.mono,
+            chunk: Vec::new(),
+            shed: Vec::new(),
             json: Vec::with_capacity(4_096),
             page: Vec::new(),
             name: Vec::new(),
@@ -321,6 +331,7 @@ impl Shard {
         if self.trim_at().is_some_and(|due| due <= now.mono) {
             self.trim_due = now.mono.after(TRIM_EVERY_MS);
             self.out.trim();
+            self.history.trim();
             self.mesh.shrink_to(QUEUE_KEPT);
             self.actions.shrink_to(QUEUE_KEPT);
             let spare = self.free_windows_idle.min(self.free_windows.len());
@@ -329,8 +340,9 @@ impl Shard {
         }
     }
 
-    /// Closes the slowest consumers while memory is short.
+    /// Gives up histories while memory is short, then closes the slowest consumers.
     fn relieve_memory(&mut self, now: Now) {
+        self.shrink_history();
         if self.backlogged == 0 || !self.is_short_of_memory() {
             return;
         }

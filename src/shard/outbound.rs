@@ -411,7 +411,9 @@ impl Shard {
             connection.flags.set(Flags::DIRTY);
             self.out.again.push(slot);
         }
-        self.out.has_sequel |= connection.state == State::Goodbye || connection.flags.has(Flags::BACKLOGGED);
+        let stash = connection.stash;
+        let is_fed = stash.is_some() && !self.stashes[stash.0 as usize].behind.is_empty();
+        self.out.has_sequel |= connection.state == State::Goodbye || connection.flags.has(Flags::BACKLOGGED) || is_fed;
         let key = Key { slot, generation: connection.generation };
         let ticket = self.out.in_flight.len() as u32;
         self.out.in_flight.push(InFlight { key, origin, length: length as u32 });
@@ -507,6 +509,7 @@ impl Shard {
         connection.queue_bytes = bytes;
         self.stats.send_queue_bytes += u64::from(bytes);
         self.backlogged += 1;
+        self.shed(slot);
         self.measure(slot);
     }
 
@@ -569,7 +572,7 @@ impl Shard {
                         let stash = &mut self.stashes[connection.stash.0 as usize];
                         stash.unacknowledged = stash.unacknowledged.map(|bytes| bytes.saturating_add(length));
                     }
-                    if connection.state == State::Open && !connection.flags.has(Flags::PAUSED) {
+                    if connection.state == State::Open && !connection.flags.has(Flags::PAUSED) && connection.stash.is_none() {
                         // Nothing waits for this: most sends end here.
                         continue;
                     }
@@ -620,6 +623,7 @@ impl Shard {
         if connection.flags.has(Flags::ECHO) && connection.flags.has(Flags::PAUSED) && !self.is_echo_full(slot) {
             self.resume(slot);
         }
+        self.feed(slot);
         let connection = &mut self.connections[slot as usize];
         if connection.state != State::Goodbye || connection.pending.is_some() || connection.flags.has(Flags::BACKLOGGED) {
             return;

@@ -69,7 +69,7 @@ pub enum MemoryUse {
     Assembler,
     /// Commands that wait for an earlier `seq`.
     Reorder,
-    /// Frames that are queued for at least one socket or lane.
+    /// Frames that are queued for at least one socket or lane and kept by no history.
     Frames,
     /// Per-connection lists of queued frames.
     Backlog,
@@ -81,11 +81,13 @@ pub enum MemoryUse {
     Rooms,
     /// Unread input of paused connections.
     Unread,
+    /// Publications that rooms keep: their frames, in whatever queue these are besides, and their records.
+    History,
 }
 
 impl MemoryUse {
     /// Every use, in discriminant order.
-    pub const ALL: [MemoryUse; 8] = [
+    pub const ALL: [MemoryUse; 9] = [
         MemoryUse::Assembler,
         MemoryUse::Reorder,
         MemoryUse::Frames,
@@ -94,6 +96,7 @@ impl MemoryUse {
         MemoryUse::Ids,
         MemoryUse::Rooms,
         MemoryUse::Unread,
+        MemoryUse::History,
     ];
     /// Value of the `use` label of the metrics.
     pub const fn label(self) -> &'static str {
@@ -106,6 +109,7 @@ impl MemoryUse {
             MemoryUse::Ids => "ids",
             MemoryUse::Rooms => "rooms",
             MemoryUse::Unread => "unread",
+            MemoryUse::History => "history",
         }
     }
 }
@@ -149,6 +153,20 @@ pub struct Stats {
     pub rooms_idle: u64,
     /// Counter: idle rooms forgotten before their time.
     pub rooms_evicted: u64,
+    /// Gauge: publications that rooms of this home keep.
+    pub history_publications: u64,
+    /// Counter: publications that a history gave up before their age: for a bound of the room or of the shard.
+    pub history_evicted: u64,
+    /// Counter: of these, because memory ran short.
+    pub history_pressed: u64,
+    /// Counter: joins and lagging members that a history was read for.
+    pub recoveries: u64,
+    /// Counter: of these, lagging members, whose position took the place of a queue.
+    pub lagging: u64,
+    /// Counter: `gap` frames sent: a history had overtaken a member.
+    pub gaps_sent: u64,
+    /// Counter: publications that were read from a history for a member.
+    pub recovered: u64,
     /// Gauge: rooms with a member on this shard.
     pub rooms_local: u64,
     /// Gauge: presences at this home.

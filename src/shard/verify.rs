@@ -10,10 +10,12 @@
 //! | `sessions` | sessions, windows, memberships, and the queues in which they wait |
 //! | `rooms` | rooms with members here, and their passes |
 //! | `homes` | rooms at their home, presences, changes to be told, users |
+//! | `history` | what rooms keep |
 //!
 //! The gauges `sessions`, `users` and `presences` are copies that a turn's end makes, so they are not compared.
 
 mod connections;
+mod history;
 mod homes;
 mod rooms;
 mod sessions;
@@ -46,6 +48,7 @@ impl Shard {
         self.verify_waiters()?;
         self.verify_rooms()?;
         self.verify_homes()?;
+        self.verify_history()?;
         self.verify_idle_homes()?;
         self.verify_presences()?;
         self.verify_users()?;
@@ -73,6 +76,7 @@ impl Shard {
             ("rooms at their home", stats.rooms_home),
             ("idle rooms", stats.rooms_idle),
             ("rooms with members", stats.rooms_local),
+            ("publications kept", (self.history.publications.len() + self.history.keys.len()) as u64),
             ("presences", self.presences.len().max(stats.presences as usize) as u64),
             ("bytes for slow sockets", stats.send_queue_bytes),
             ("memberships", self.memberships.len() as u64),

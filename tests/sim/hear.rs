@@ -14,6 +14,8 @@ use throng::ws::Opcode;
 const PARSE_ONE_IN: u64 = 64;
 /// How long before the last moment a late answer comes at most, in ms.
 const LATE_SPREAD_MS: u64 = 100;
+/// Publications from which on a history is not overtaken while somebody who reads is fed from it.
+const SMALL_HISTORY: usize = 64;
 /// Broadcasts of which the canary swallows one.
 const CANARY_EVERY: u64 = 64;
 
@@ -107,6 +109,7 @@ impl World<'_> {
         match (message.text("type"), room) {
             (b"broadcast", Some(room)) => self.hear_broadcast(id, room, &message),
             (b"room_joined", Some(room)) => self.hear_joined(id, room, &message),
+            (b"gap", Some(room)) if is_v1 => self.hear_gap(id, room, &message),
             (b"room_left", Some(room)) => self.hear_left(id, room, &message),
             (b"presence_diff" | b"presence_state", Some(room)) => self.hear_presence(id, room, &message),
             (b"ack", None) if is_v1 => self.hear_ack(id, &message),
@@ -250,7 +253,8 @@ impl World<'_> {
         self.answered(id, message, |meaning| matches!(meaning, Meaning::Join { room: other, .. } if other == room));
         let now = self.now.mono;
         if self.peers[id].members[room].is_none() {
-            let member = Member { position: offset, since: now, volatile: Vec::new(), view: None };
+            let position = self.position_joined(id, message, offset);
+            let member = Member { position, since: now, volatile: Vec::new(), view: None };
             self.peers[id].members[room] = Some(member);
         } else {
             // Once more: the head is told, and publications up to it may still be on their way.
@@ -267,6 +271,48 @@ impl World<'_> {
         if let Some(member) = self.peers[id].members[room].as_mut() {
             member.view = view;
         }
+    }
+
+    /// Where a new member stands: at the head, or where it said that it stood, if all that followed is to come.
+    fn position_joined(&mut self, id: usize, message: &Object<'_>, head: u64) -> u64 {
+        let command = message.number("seq").and_then(|seq| self.peers[id].command_mut(seq));
+        let since = match command.map(|command| command.meaning) {
+            Some(Meaning::Join { since, .. }) => since,
+            _ => None,
+        };
+        let recovered = message.get("recovered") == Some(b"true");
+        check!(recovered || since.is_some() == message.has("gap"), "recovered", "peer {id} is not told what became of {since:?}");
+        let Some(since) = since else {
+            check!(!recovered, "recovered", "peer {id} recovers without having asked");
+            return head;
+        };
+        check!(since <= head, "numbering", "peer {id} stood at {since}, and the head is {head}");
+        check!(recovered || since < head, "recovered", "peer {id} has missed nothing, and is told of a gap");
+        match recovered {
+            true => {
+                self.recoveries += u64::from(since < head);
+                if self.shape.limits.history_publications_max < SMALL_HISTORY {
+                    // Others may publish more in the meantime than is kept.
+                    self.peers[id].allow(&[4102]);
+                }
+                since
+            }
+            false => head,
+        }
+    }
+
+    /// A history has overtaken a member: that is for those only who read too slowly, or where memory is short.
+    fn hear_gap(&mut self, id: usize, room: usize, message: &Object<'_>) {
+        let (Some(from), Some(to)) = (message.number("from"), message.number("to")) else { fail!("gap", "without its range") };
+        let peer = &self.peers[id];
+        check!(peer.may_close.contains(&4102), "innocent gap", "peer {id} lost {from} to {to} of room {room}");
+        let position = peer.members[room].as_ref().map_or(u64::MAX, |member| member.position);
+        check!(position < from && from <= to, "gap", "peer {id} lost {from} to {to} of room {room}, and stood at {position}");
+        self.pass_over(id, room, from);
+        if let Some(member) = self.peers[id].members[room].as_mut() {
+            member.position = to;
+        }
+        self.gaps += 1;
     }
 
     fn hear_left(&mut self, id: usize, room: usize, message: &Object<'_>) {
@@ -392,7 +438,7 @@ impl World<'_> {
             let Some(command) = peer.commands.get((decided - 1) as usize) else { break };
             let (meaning, refused, answered) = (command.meaning, command.refused, command.answered);
             let wrong = match meaning {
-                Meaning::Join { room, state } => {
+                Meaning::Join { room, state, .. } => {
                     let stand = &mut peer.stands[room];
                     if !refused {
                         stand.joined = true;

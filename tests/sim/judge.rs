@@ -198,7 +198,7 @@ impl World<'_> {
         let mut stands = vec![Stand::default(); self.rooms.len()];
         for command in self.peers[id].commands.iter().filter(|command| !command.refused) {
             match command.meaning {
-                Meaning::Join { room, state } => {
+                Meaning::Join { room, state, .. } => {
                     stands[room].joined = true;
                     stands[room].state = state.or(stands[room].state);
                 }

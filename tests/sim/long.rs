@@ -142,6 +142,7 @@ fn many(options: &Options) -> bool {
     let (done, frames, simulated_ms) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     let failed = AtomicBool::new(false);
     let seen = Mutex::new([0u64; Fault::COUNT]);
+    let recovered = Mutex::new([0u64; 3]);
     std::thread::scope(|scope| {
         for _ in 0..options.jobs {
             scope.spawn(|| {
@@ -164,6 +165,8 @@ fn many(options: &Options) -> bool {
                     simulated_ms.fetch_add(outcome.simulated_ms, Ordering::Relaxed);
                     let mut sums = seen.lock().unwrap_or_else(PoisonError::into_inner);
                     sums.iter_mut().zip(outcome.seen).for_each(|(sum, count)| *sum += count);
+                    let mut sums = recovered.lock().unwrap_or_else(PoisonError::into_inner);
+                    sums.iter_mut().zip(outcome.recovered).for_each(|(sum, count)| *sum += count);
                     if count.is_multiple_of(5_000) {
                         println!("{count} seeds are clean");
                     }
@@ -176,6 +179,8 @@ fn many(options: &Options) -> bool {
     println!("  frames heard        {}", frames.into_inner());
     println!("  seeds a CPU-minute  {}", done * 60_000 / cpu_ms.max(1));
     println!("  times real time     {}", simulated_ms.into_inner() / cpu_ms.max(1));
+    let [recoveries, lags, gaps] = recovered.into_inner().unwrap_or_else(PoisonError::into_inner);
+    println!("  recoveries {recoveries}, lagging members {lags}, gaps {gaps}");
     for (fault, count) in Fault::ALL.iter().zip(seen.into_inner().unwrap_or_else(PoisonError::into_inner)) {
         println!("  {:<20}{count}", format!("{fault:?}"));
     }

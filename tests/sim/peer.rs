@@ -33,10 +33,23 @@ pub(crate) enum Kind {
 /// What a command meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Meaning {
-    Join { room: usize, state: Option<u32> },
-    Leave { room: usize },
-    SetState { room: usize, state: u32 },
-    Publish { room: usize, number: u32 },
+    /// `since`: the position that it said it had.
+    Join {
+        room: usize,
+        state: Option<u32>,
+        since: Option<u64>,
+    },
+    Leave {
+        room: usize,
+    },
+    SetState {
+        room: usize,
+        state: u32,
+    },
+    Publish {
+        room: usize,
+        number: u32,
+    },
     Other,
 }
 
@@ -113,6 +126,8 @@ pub(crate) struct Peer {
     pub(crate) members: Vec<Option<Member>>,
     /// By room: what the decided commands came to (`throng.v1`).
     pub(crate) stands: Vec<Stand>,
+    /// By room: the last offset that the seat's peer before this one had accounted for.
+    pub(crate) past: Vec<Option<u64>>,
     /// By room: it last asked to be in.
     pub(crate) wants: Vec<bool>,
     /// Bytes that it reads in a second; `None`: all.
@@ -185,7 +200,13 @@ impl World<'_> {
         };
         let shard = self.rng.index(self.drivers.len());
         let id = self.connect(kind, shard)?;
-        self.seats[seat] = Some(id);
+        if let Some(before) = self.seats[seat].replace(id) {
+            let before = &self.peers[before];
+            let position =
+                |(member, past): (&Option<Member>, &Option<u64>)| member.as_ref().map(|member| member.position).or(*past);
+            let past = before.members.iter().zip(&before.past).map(position).collect();
+            self.peers[id].past = past;
+        }
         Some(id)
     }
 
@@ -200,6 +221,7 @@ impl World<'_> {
         peer.members.resize_with(rooms, || None);
         peer.stands.resize(rooms, Stand::default());
         peer.wants.resize(rooms, false);
+        peer.past.resize(rooms, None);
         let (path, protocol) = match kind {
             Kind::V1 => ("/ws".to_owned(), "Sec-WebSocket-Protocol: throng.v1\r\n"),
             Kind::Numbered | Kind::Loose => (format!("/?user=user-{user}"), ""),
@@ -282,9 +304,23 @@ impl World<'_> {
     pub(crate) fn join(&mut self, id: usize, room: usize, watches: bool, state: Option<u32>) {
         let extra = state.map_or(String::new(), |state| format!(r#","state":{state}"#));
         let presence = if watches { r#","presence":true"# } else { "" };
-        let body = format!(r#""type":"join_room","roomId":"{}"{presence}{extra}"#, self.rooms[room].raw);
-        let text = self.command(id, &body, Meaning::Join { room, state });
+        let (position, since) = self.position_to_tell(id, room);
+        let body = format!(r#""type":"join_room","roomId":"{}"{presence}{extra}{position}"#, self.rooms[room].raw);
+        let text = self.command(id, &body, Meaning::Join { room, state, since });
         self.send_text(id, &text);
+    }
+
+    /// What a join says of where its client stands: as JSON, and the offset.
+    fn position_to_tell(&mut self, id: usize, room: usize) -> (String, Option<u64>) {
+        let peer = &self.peers[id];
+        let past = peer.past[room].filter(|_| peer.kind != Kind::Loose && peer.members[room].is_none());
+        match (past, &self.rooms[room].epoch) {
+            (Some(offset), Some(epoch)) if self.rng.chance(2) => {
+                let epoch = String::from_utf8_lossy(epoch);
+                (format!(r#","since":{{"epoch":"{epoch}","offset":{offset}}}"#), Some(offset))
+            }
+            _ => (String::new(), None),
+        }
     }
 
     fn publication(&mut self, id: usize, room: usize, bytes: u16, echo: bool) -> String {
@@ -411,7 +447,7 @@ impl World<'_> {
             // What follows has to wait for the answer.
             room = self.rng.index(self.rooms.len());
             let body = format!(r#""type":"join_room","roomId":"{}""#, self.rooms[room].raw);
-            texts.push(self.command(id, &body, Meaning::Join { room, state: None }));
+            texts.push(self.command(id, &body, Meaning::Join { room, state: None, since: None }));
         }
         texts.extend((0..count).map(|_| self.publication(id, room, 8, false)));
         let kind = self.peers[id].kind;

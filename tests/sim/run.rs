@@ -28,6 +28,8 @@ pub(crate) struct Outcome {
     pub(crate) simulated_ms: u64,
     pub(crate) frames: u64,
     pub(crate) seen: [u64; Fault::COUNT],
+    /// Joins that recovered something, members that lagged, and members that were told of a gap.
+    pub(crate) recovered: [u64; 3],
     pub(crate) trace: Vec<String>,
 }
 
@@ -61,6 +63,7 @@ pub(crate) fn run(plan: &Plan, traced: bool) -> Outcome {
         step: world.step,
         simulated_ms: world.now.mono.since(start),
         frames: world.frames,
+        recovered: [world.recoveries, world.sum(|stats| stats.lagging), world.gaps],
         seen: world.seen,
         trace: world.trace.unwrap_or_default(),
     }

@@ -70,6 +70,10 @@ pub(crate) struct World<'plan> {
     pub(crate) frames: u64,
     /// Broadcasts among them.
     pub(crate) broadcasts: u64,
+    /// Joins after which publications were recovered.
+    pub(crate) recoveries: u64,
+    /// Members that were told of a gap.
+    pub(crate) gaps: u64,
     pub(crate) step: usize,
     pub(crate) trace: Option<Vec<String>>,
     pub(crate) read_buffer: Vec<u8>,
@@ -110,6 +114,8 @@ impl<'plan> World<'plan> {
             canary: plan.canary,
             frames: 0,
             broadcasts: 0,
+            recoveries: 0,
+            gaps: 0,
             step: 0,
             trace: traced.then(Vec::new),
             read_buffer: Vec::new(),
@@ -298,6 +304,7 @@ impl<'plan> World<'plan> {
             questions: 0,
             members: Vec::new(),
             stands: Vec::new(),
+            past: Vec::new(),
             wants: Vec::new(),
             read_rate: None,
             read_credit: 0,

@@ -90,6 +90,13 @@ pub fn effective(config: &Config, machine: &Machine) -> Result<Effective, Config
                 format_size(limits.message_bytes_max as u64)
             ));
         }
+        if let Some(bytes) = limits.history_memory_bytes_max.filter(|bytes| *bytes > plan.flex_bytes / 2) {
+            causes.push(format!(
+                "history-memory {} is more than half of the flexible memory ({}): raise memory-max or lower history-memory",
+                format_size(bytes as u64),
+                format_size(plan.flex_bytes as u64)
+            ));
+        }
         check_kernel_memory(&plan, machine, &mut warnings);
     }
     let bound = limits.ghost_bound_ms();

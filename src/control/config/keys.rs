@@ -278,6 +278,14 @@ keys! {
         "Members up to which a room tells who they are; above, it tells how many";
     "presence-state-bytes-max" Kind::Size(0, 64 * 1_024), plain, rare, [bounds.presence_state_bytes_max] as size,
         "Size of the presence state of one connection";
+    "history-publications" Kind::Count(0, 1 << 20), plain, common, [bounds.history_publications_max] as count,
+        "Publications that a room keeps for those who missed them; 0: none";
+    "history-bytes" Kind::Size(0, GIB), plain, rare, [bounds.history_bytes_max] as size,
+        "Size of what a room keeps; a publication above it empties the history";
+    "history-age" Kind::Duration(1_000, 24 * HOUR_MS), plain, common, [bounds.history_age_ms] as duration,
+        "How long a publication is kept, and a room's numbering after its last member";
+    "history-memory" Kind::Size(0, 1 << 50), auto, rare, [bounds.history_memory_bytes_max] as optional_size,
+        "Memory of all histories (auto: a quarter of the flexible memory); above, the oldest publications go";
     "heartbeat" Kind::Duration(1_000, HOUR_MS), plain, rare, [bounds.heartbeat_ms] as duration,
         "Silence after which a connection in a room is pinged";
     "heartbeat-idle" Kind::Duration(1_000, HOUR_MS), plain, rare, [bounds.heartbeat_idle_ms] as duration,

@@ -99,7 +99,13 @@ fn check_room_frames(filling: &Filling) {
     let expected = json!({"roomId": room, "data": filling.value(), "offset": maybe(broadcast.offset),
         "from": {"user": user, "connection": id(other)}, "key": maybe(filling.more.then_some(user.as_str())), "ts": other,
         "seq": maybe(broadcast.seq)});
-    same("broadcast", |out| write_broadcast(out, &broadcast), expected);
+    same(
+        "broadcast",
+        |out| {
+            write_broadcast(out, &broadcast);
+        },
+        expected,
+    );
     let counts = Counts { users: number, connections: other };
     let joined = RoomJoined {
         room: room.as_bytes(),

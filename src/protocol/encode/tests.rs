@@ -34,7 +34,9 @@ fn joined(room: &str) -> RoomJoined<'_> {
 fn the_incidents_frames_begin_as_its_clients_compare_them() {
     let text = frame(|out| write_room_joined(out, &joined("doc-abc123")));
     assert!(text.starts_with(r#"{"type":"room_joined","roomId":"doc-abc123","#), "{text}");
-    let text = frame(|out| write_broadcast(out, &broadcast("doc-abc123", r#"{"cursor":{}}"#)));
+    let text = frame(|out| {
+        write_broadcast(out, &broadcast("doc-abc123", r#"{"cursor":{}}"#));
+    });
     assert!(text.starts_with(r#"{"type":"broadcast","roomId":"doc-abc123","data":{"cursor":{}},"#), "{text}");
 }
 
@@ -42,13 +44,17 @@ fn the_incidents_frames_begin_as_its_clients_compare_them() {
 fn a_broadcast_has_its_fields_and_its_data_as_it_came() {
     let data = "{ \"a\" : 1.50, \"a\":\"\\ud800\\/\" }";
     let full = Broadcast { key: Some(TRICKY.as_bytes()), seq: Some(4), user: TRICKY.as_bytes(), ..broadcast(TRICKY, data) };
-    let text = frame(|out| write_broadcast(out, &full));
+    let text = frame(|out| {
+        write_broadcast(out, &full);
+    });
     assert!(text.contains(&format!(",\"data\":{data},\"offset\":9")), "{text}");
     let value = parsed(&text.replace("\\ud800", ""));
     assert_eq!((&value["roomId"], &value["key"], &value["from"]["user"]), (&json!(TRICKY), &json!(TRICKY), &json!(TRICKY)));
     assert_eq!(read_id64(value["from"]["connection"].as_str().unwrap().as_bytes()), Some(1));
     assert_eq!((&value["ts"], &value["seq"]), (&json!(1_700_000_000_000u64), &json!(4)));
-    let volatile = parsed(&frame(|out| write_broadcast(out, &Broadcast { offset: None, ..broadcast("r", "null") })));
+    let volatile = parsed(&frame(|out| {
+        write_broadcast(out, &Broadcast { offset: None, ..broadcast("r", "null") });
+    }));
     let keys: Vec<&String> = volatile.as_object().unwrap().keys().collect();
     assert_eq!(keys, ["data", "from", "roomId", "ts", "type"]);
 }

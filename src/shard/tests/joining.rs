@@ -66,7 +66,6 @@ fn a_late_answer_to_a_rejoin_does_not_touch_who_has_its_place_now() {
     world.end_all();
 }
 
-/// Publications are not kept, so only who missed nothing is whole.
 #[test]
 fn a_join_that_says_where_it_stands_is_told_whether_it_missed_anything() {
     let mut world = world(1);
@@ -75,7 +74,8 @@ fn a_join_that_says_where_it_stands_is_told_whether_it_missed_anything() {
     let epoch = world.take(a)[0]["epoch"].as_str().expect("an epoch").to_owned();
     let cases = [
         (epoch.as_str(), 1, true, None),
-        (epoch.as_str(), 0, false, Some("expired")),
+        (epoch.as_str(), 0, true, None),
+        (epoch.as_str(), 2, false, Some("expired")),
         ("another", 1, false, Some("epoch_changed")),
     ];
     for (place, (epoch, offset, recovered, reason)) in cases.into_iter().enumerate() {

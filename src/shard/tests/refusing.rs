@@ -69,7 +69,6 @@ fn what_this_server_does_not_serve_is_told_so() {
     let mut world = world(1, Limits::default());
     let client = world.v1(0, "ann");
     assert_refused(&mut world, client, &[r#"{"type":"connect","user":"bob"}"#], &[("already_connected", None)]);
-    assert_refused(&mut world, client, &[r#"{"type":"history","roomId":"r","id":1}"#], &[("unsupported", None)]);
     assert_refused(&mut world, client, &[r#"{"type":"refresh","token":"t"}"#], &[("unsupported", None)]);
     world.end_all();
 }

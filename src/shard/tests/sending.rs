@@ -102,8 +102,9 @@ fn control_frames_pass_whole_frames_but_not_the_rest_of_one() {
 }
 
 #[test]
-fn a_reader_that_falls_behind_the_bound_of_its_queue_is_closed_with_4102() {
-    let limits = Limits { message_bytes_max: 4_096, send_queue_bytes_max: 10_000, ..Limits::default() };
+fn without_a_history_a_reader_that_falls_behind_the_bound_of_its_queue_is_closed_with_4102() {
+    let limits =
+        Limits { message_bytes_max: 4_096, send_queue_bytes_max: 10_000, history_publications_max: 0, ..Limits::default() };
     let (mut world, a, b) = stuck(limits, 100);
     publish(&mut world, a, 2..9, 1_000);
     assert_eq!(world.closes(CloseReason::SlowConsumer), 0);
@@ -222,7 +223,8 @@ fn more_than_the_scratch_holds_goes_out_in_several_submissions() {
 
 #[test]
 fn what_waits_behind_a_welcome_that_was_cut_is_dropped_for_a_slow_consumer() {
-    let limits = Limits { message_bytes_max: 4_096, send_queue_bytes_max: 10_000, ..Limits::default() };
+    let limits =
+        Limits { message_bytes_max: 4_096, send_queue_bytes_max: 10_000, history_publications_max: 0, ..Limits::default() };
     let mut world = World::new(WorldConfig { limits, ..WorldConfig::default() });
     let (a, b) = (world.v1(0, "ann"), world.open_socket(0, true));
     world.say(a, &[JOIN]);

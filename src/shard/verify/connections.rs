@@ -3,7 +3,9 @@
 use super::super::arena::{FrameIndex, NodeIndex};
 use super::super::connection::{Connection, Flags, Queued, Stash, State};
 use super::super::frames::charge_of;
+use super::super::local::Stage;
 use super::super::outbound::Origin;
+use super::super::recovery::{Behind, READING, Reading};
 use super::super::seam::Key;
 use super::super::session::Phase;
 use super::super::stats::MemoryUse;
@@ -20,6 +22,7 @@ struct Sums {
     backlogged: usize,
     queue_bytes: usize,
     queued: usize,
+    behind: usize,
     input_bytes: usize,
     stashes: usize,
 }
@@ -43,6 +46,7 @@ impl Shard {
             if let Some(stash) = stash {
                 sums.stashes += 1;
                 sums.queued += stash.backlog.len();
+                sums.behind += stash.behind.len();
                 sums.input_bytes += stash.charged;
             }
         }
@@ -51,7 +55,9 @@ impl Shard {
         same(format_args!("backlogged connections"), self.backlogged, sums.backlogged)?;
         same(format_args!("bytes for slow sockets"), self.stats.send_queue_bytes as usize, sums.queue_bytes)?;
         same(format_args!("stashes"), self.stashes.len(), sums.stashes)?;
-        self.verify_account(MemoryUse::Backlog, sums.queued * size_of::<Queued>())?;
+        let behind = self.memberships.iter().filter(|(_, membership)| membership.feed.is_behind()).count();
+        same(format_args!("members that are behind"), behind, sums.behind)?;
+        self.verify_account(MemoryUse::Backlog, sums.queued * size_of::<Queued>() + sums.behind * size_of::<Behind>())?;
         self.verify_account(MemoryUse::Assembler, sums.input_bytes)
     }
 
@@ -85,11 +91,42 @@ impl Shard {
         let is_paused = has(Flags::PAUSED);
         holds(!is_paused || connection.state == State::Open, "it is not read although its end is awaited")?;
         match stash {
-            Some(stash) => self.verify_stash(connection, stash),
+            Some(stash) => self.verify_stash(connection, stash).and_then(|()| self.verify_behind(key, connection, stash)),
             None => {
                 holds(!has(Flags::BACKLOGGED) && connection.queue_bytes == 0, "it has a backlog and no stash")?;
                 holds(!is_paused, "it is not read, and waits for nothing")
             }
+        }
+    }
+
+    /// Whoever is behind is a member of its room, and something leads to the next chunk.
+    fn verify_behind(&self, key: Key, connection: &Connection, stash: &Stash) -> Result<(), &'static str> {
+        let has = |flag| connection.flags.has(flag);
+        let mut is_read_for = false;
+        for behind in &stash.behind {
+            let membership = self.memberships.get(behind.membership).filter(|membership| membership.feed.is_behind());
+            let membership = membership.filter(|membership| membership.session == connection.session);
+            let membership = membership.ok_or("somebody is behind who is not a member of its")?;
+            holds(
+                matches!(membership.stage, Stage::Joined | Stage::Leaving),
+                "somebody is behind who has not joined, or has left",
+            )?;
+            is_read_for |= behind.until == READING && membership.stage == Stage::Joined;
+            let room = &self.locals[membership.room.0 as usize];
+            let is_awaited = room.passes.iter().any(|pass| pass.brings_up_to(behind.until, membership.position));
+            holds(behind.until == READING || is_awaited, "a member has had everything and waits for nothing")?;
+            holds(behind.until == READING || behind.until == behind.cursor, "a member waits for less than it has had")?;
+        }
+        match stash.reading {
+            Reading::Idle => {
+                let is_moving = connection.pending.is_some() || has(Flags::BACKLOGGED) || has(Flags::IN_FLIGHT);
+                holds(!is_read_for || is_moving, "a member is behind, and nothing reads for it")
+            }
+            Reading::Queued => {
+                let is_queued = self.lanes.iter().any(|lane| lane.readers.contains(&key));
+                holds(is_queued || stash.behind.is_empty(), "a history is to be read for it, and nothing does")
+            }
+            Reading::Asked => Ok(()),
         }
     }
 
@@ -201,6 +238,12 @@ impl Shard {
         for (_, stash) in &self.stashes {
             stash.backlog.iter().try_for_each(|queued| hold(queued.frame, "a backlog"))?;
         }
+        let mut kept = vec![false; frames.frames.capacity()];
+        for (_, publication) in &self.history.publications {
+            hold(publication.frame, "a history")?;
+            let is_second = std::mem::replace(&mut kept[publication.frame.0 as usize], true);
+            check(!is_second, || format!("frame {} is kept twice", publication.frame.0))?;
+        }
         for (_, room) in &self.locals {
             room.passes.iter().try_for_each(|pass| hold(pass.frame, "a pass"))?;
         }
@@ -215,7 +258,10 @@ impl Shard {
             same(format_args!("references of frame {index}"), frame.references as usize, holders[index] as usize)?;
             check(frame.references > 0, || format!("frame {index} is kept for nobody"))?;
             same(format_args!("charge of frame {index}"), frame.charged as usize, charge_of(frame.bytes.len()))?;
-            charged += frame.charged as usize;
+            check(frame.kept == kept[index], || format!("frame {index} is kept by a history and not marked so, or the reverse"))?;
+            if !frame.kept {
+                charged += frame.charged as usize;
+            }
         }
         // The ping's frame is no part of the account: it is there for the shard's whole life.
         self.verify_account(MemoryUse::Frames, charged - charge_of(frames.length(self.ping_frame)))

@@ -28,7 +28,7 @@ const NO_HIGHER: [&str; 2] = ["throng_send_queue_bytes", "throng_stash_bytes"];
 /// Flexible memory by its use: no higher than it was.
 const MEMORY: &str = "throng_memory_bytes";
 /// Uses of memory that a room keeps for as long as it is remembered.
-pub(super) const REMEMBERED_USES: [&str; 2] = ["ids", "rooms"];
+pub(super) const REMEMBERED_USES: [&str; 3] = ["ids", "rooms", "history"];
 
 /// What is held at a moment.
 #[derive(Clone, Debug, Default, PartialEq)]
