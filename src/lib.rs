@@ -73,6 +73,7 @@
 //! - **What comes from outside is never asserted.** A peer's or the kernel's failure is a [`close::CloseReason`], and ends exactly
 //!   one connection; an assertion is about a programmer's promise.
 
+pub mod client;
 pub mod close;
 pub mod limits;
 pub mod planted;

@@ -1,0 +1,208 @@
+//! A room that the application has joined: where the client stands in it, and what it is owed (PROTOCOL §5, "Positions").
+//!
+//! Decides which publications are news: after a reconnect some come twice, and own ones come back. Knows no connection and no other
+//! room.
+//!
+//! Invariant: offsets that are handed out only grow within an epoch.
+
+use super::limits::ECHOES_MAX;
+use super::presence::Presence;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// A place in the numbering of a room's publications.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The epoch: an opaque text.
+    pub epoch: Arc<str>,
+    /// The last offset that was handled.
+    pub offset: u64,
+}
+
+/// How a room is joined.
+#[derive(Clone, Debug, Default)]
+pub struct JoinOptions {
+    /// Whether the client wants to know who is in the room. Default: no.
+    pub presence: bool,
+    /// The client's own presence state, raw JSON.
+    pub state: Option<String>,
+    /// Of the publications of one key only the newest is wanted (`mode: "latest"`). Default: all.
+    pub latest: bool,
+    /// Where an earlier run of the program stood in the room, to be told what came since.
+    pub since: Option<Position>,
+}
+
+/// Where a room is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Asked for, by commands with numbers from `first` to `last`.
+    Joining { first: u64, last: u64 },
+    /// Its publications are ours.
+    Joined,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Room {
+    pub(crate) name: Arc<str>,
+    pub(crate) options: JoinOptions,
+    pub(crate) phase: Phase,
+    pub(crate) position: Option<Position>,
+    /// What was missed ends with this offset: the room's head when it was joined again.
+    recovering_to: Option<u64>,
+    /// Numbers of own publications of this session whose copy is due, in order.
+    echoes: VecDeque<u64>,
+    /// The same of sessions that were lost: their copies can only come in a recovery.
+    echoes_lost: VecDeque<(Arc<str>, u64)>,
+    pub(crate) presence: Presence,
+    /// The question about presence that is open.
+    pub(crate) question: Option<u64>,
+    /// It was for a further page.
+    pub(crate) presence_pages: bool,
+    /// It was refused for now.
+    pub(crate) asks_again: bool,
+}
+
+/// What a publication is to the application.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum News {
+    /// It is handed out.
+    Message,
+    /// It was handed out before.
+    Duplicate,
+    /// It is the client's own, and it wants no copy.
+    Own,
+}
+
+impl Room {
+    pub(crate) fn new(name: Arc<str>, options: JoinOptions) -> Room {
+        Room {
+            name,
+            position: options.since.clone(),
+            options,
+            phase: Phase::Joining { first: u64::MAX, last: 0 },
+            recovering_to: None,
+            echoes: VecDeque::new(),
+            echoes_lost: VecDeque::new(),
+            presence: Presence::default(),
+            question: None,
+            presence_pages: false,
+            asks_again: false,
+        }
+    }
+
+    pub(crate) fn is_joined(&self) -> bool {
+        self.phase == Phase::Joined
+    }
+
+    /// A join was sent with this number, after others of this membership or as the first.
+    pub(crate) fn asked(&mut self, seq: u64, is_first: bool) {
+        self.phase = match self.phase {
+            Phase::Joining { first, last } if !is_first => Phase::Joining { first: first.min(seq), last: last.max(seq) },
+            Phase::Joining { .. } | Phase::Joined => Phase::Joining { first: seq, last: seq },
+        };
+    }
+
+    /// Whether an answer with this number is to a join of this membership, not of an earlier one.
+    pub(crate) fn awaits(&self, seq: Option<u64>) -> bool {
+        match (self.phase, seq) {
+            (Phase::Joining { first, last }, Some(seq)) => (first..=last).contains(&seq),
+            (Phase::Joining { .. }, None) | (Phase::Joined, _) => false,
+        }
+    }
+
+    /// The answer to a join: the room's head is `offset`. What was missed follows, or nothing does.
+    pub(crate) fn joined(&mut self, epoch: &str, offset: u64, recovered: bool) {
+        self.phase = Phase::Joined;
+        self.recovering_to = None;
+        match &self.position {
+            Some(position) if recovered && *position.epoch == *epoch => {
+                self.recovering_to = (position.offset < offset).then_some(offset);
+            }
+            _ => self.position = Some(Position { epoch: epoch.into(), offset }),
+        }
+    }
+
+    /// What was missed will not come: the position is this one.
+    pub(crate) fn skip_to(&mut self, epoch: &str, offset: u64) {
+        self.position = Some(Position { epoch: epoch.into(), offset });
+        self.recovering_to = None;
+    }
+
+    /// The offsets up to `to` are lost in this epoch.
+    pub(crate) fn lose(&mut self, to: u64) {
+        if let Some(position) = &mut self.position {
+            position.offset = position.offset.max(to);
+        }
+    }
+
+    /// The room's name, if a question about it waits to be asked again. It is asked once.
+    pub(crate) fn takes_question(&mut self) -> Option<Arc<str>> {
+        std::mem::take(&mut self.asks_again).then(|| Arc::clone(&self.name))
+    }
+
+    /// Whether a recovery is under way.
+    pub(crate) fn is_recovering(&self) -> bool {
+        self.recovering_to.is_some()
+    }
+
+    /// Whether the recovery that was under way has just ended. True once.
+    pub(crate) fn take_recovered(&mut self) -> bool {
+        let Some((end, position)) = self.recovering_to.zip(self.position.as_ref()) else { return false };
+        let ended = position.offset >= end;
+        if ended {
+            self.recovering_to = None;
+        }
+        ended
+    }
+
+    /// Judges a publication by its offset, and moves the position. `own` names one of our own by session and number: it comes so only
+    /// in a recovery after that session was lost.
+    pub(crate) fn judge(&mut self, offset: Option<u64>, own: Option<(&str, u64)>) -> News {
+        let Some(offset) = offset else { return News::Message };
+        let Some(position) = &mut self.position else { return News::Duplicate };
+        if offset <= position.offset {
+            return News::Duplicate;
+        }
+        position.offset = offset;
+        let Some((session, seq)) = own else { return News::Message };
+        match self.echoes_lost.iter().position(|(lost, due)| *due == seq && **lost == *session) {
+            Some(place) => {
+                self.echoes_lost.remove(place);
+                News::Message
+            }
+            None => News::Own,
+        }
+    }
+
+    /// An own publication was sent whose copy is wanted.
+    pub(crate) fn owe_echo(&mut self, seq: u64) {
+        if self.echoes.len() == ECHOES_MAX {
+            self.echoes.pop_front();
+        }
+        self.echoes.push_back(seq);
+    }
+
+    /// It was refused: no copy will come.
+    pub(crate) fn forgive_echo(&mut self, seq: u64) {
+        self.echoes.retain(|due| *due != seq);
+    }
+
+    /// A copy of an own publication came in the session that sent it: copies come in the order of their numbers. Returns this one's.
+    pub(crate) fn echo_came(&mut self) -> Option<u64> {
+        self.echoes.pop_front()
+    }
+
+    /// The session is lost; the room is joined again in a new one.
+    pub(crate) fn lose_session(&mut self, session: &Arc<str>) {
+        for seq in self.echoes.drain(..) {
+            if self.echoes_lost.len() == ECHOES_MAX {
+                self.echoes_lost.pop_front();
+            }
+            self.echoes_lost.push_back((Arc::clone(session), seq));
+        }
+        self.recovering_to = None;
+        self.question = None;
+        self.presence.invalidate();
+    }
+}
