@@ -26,6 +26,7 @@
 //! | [`ws`] | RFC 6455: bytes to messages, and the upgrade | what a message means |
 //! | [`protocol`] | the JSON of both dialects, and the order of commands | connections and rooms |
 //! | [`shard`] | everything about connections, sessions, rooms and presence of one core | sockets, threads, clocks, entropy |
+//! | [`client`] | the Rust client: when to connect, what to send again, what is news; its transport on tokio comes with the feature `client` | the server's insides |
 //! | `fuzzing` | what the fuzz targets run: the core against other implementations and models; for tests only | the targets' inputs |
 //! | `uring` | how memory is shared with the kernel; the only `unsafe` | what a connection is |
 //! | `driver` | a shard's thread and its loop; carries what shards say to each other | what is in a message |

@@ -184,7 +184,8 @@ mod tests {
         let since = Position { epoch: "e1".into(), offset: 41 };
         let bytes = number(&join("a\"b", Some(&since), true, Some("{\"x\":1}"), true), 3);
         let envelope = decode(read(&bytes)).expect("a join");
-        let Command::JoinRoom { room, since: Some(read_since), presence: true, state: Some("{\"x\":1}"), latest: true } = envelope.command
+        let Command::JoinRoom { room, since: Some(read_since), presence: true, state: Some("{\"x\":1}"), latest: true } =
+            envelope.command
         else {
             panic!("{envelope:?}")
         };

@@ -2,6 +2,7 @@
 //!
 //! Everything here owns what it holds and may be kept. Room ids, epochs and users are shared, not copied, where that is easy.
 
+use super::room::Position;
 use crate::time::Millis;
 use std::fmt;
 use std::sync::Arc;
@@ -205,8 +206,10 @@ pub enum Event {
     Gap {
         /// The room.
         room: Arc<str>,
-        /// The first offset and the last that may be lost, where they are known.
+        /// The first offset and the last that may be lost; `None` where the numbering began anew.
         range: Option<(u64, u64)>,
+        /// Where the client stands behind the gap.
+        position: Position,
         /// Why: `slow_consumer`, or a reason of [`Recovery::Gap`].
         reason: Box<str>,
     },
@@ -234,7 +237,10 @@ impl Event {
     /// Bytes that the event holds beyond its own size.
     pub(crate) fn bytes(&self) -> usize {
         let entries = |entries: &[PresenceEntry]| -> usize {
-            entries.iter().map(|entry| 64 + entry.user.len() + entry.id.len() + entry.state.as_ref().map_or(0, |state| state.len())).sum()
+            entries
+                .iter()
+                .map(|entry| 64 + entry.user.len() + entry.id.len() + entry.state.as_ref().map_or(0, |state| state.len()))
+                .sum()
         };
         match self {
             Event::Message(message) => message.data.len() + message.user.len() + message.connection.len() + 64,

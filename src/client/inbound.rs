@@ -170,8 +170,14 @@ mod tests {
 
     #[test]
     fn messages_are_the_same_however_they_are_cut() {
-        let parts =
-            [frame(0x81, "ünï".as_bytes()), frame(0x01, b"a"), frame(0x89, b"p"), frame(0x00, b"b"), frame(0x80, b"c"), frame(0x82, b"x")];
+        let parts = [
+            frame(0x81, "ünï".as_bytes()),
+            frame(0x01, b"a"),
+            frame(0x89, b"p"),
+            frame(0x00, b"b"),
+            frame(0x80, b"c"),
+            frame(0x82, b"x"),
+        ];
         let bytes: Vec<u8> = parts.concat().into_iter().chain(frame(0x81, &[b'z'; 70_000])).chain(frame(0x88, &[3, 232])).collect();
         let whole = heard(&bytes, bytes.len()).expect("all is allowed");
         assert_eq!(whole[..4], [r#"Text("ünï")"#, "Ping([112])", r#"Text("abc")"#, "Binary"]);

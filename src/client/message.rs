@@ -12,17 +12,51 @@ use std::borrow::Cow;
 #[derive(Debug)]
 pub(crate) enum Frame<'a> {
     Welcome(Box<Welcome<'a>>),
-    RoomJoined { room: Cow<'a, str>, seq: Option<u64>, epoch: Cow<'a, str>, offset: u64, recovered: bool, gap: Option<Cow<'a, str>>, presence: Option<Roster<'a>> },
-    RoomLeft { room: Cow<'a, str>, reason: Cow<'a, str>, seq: Option<u64> },
+    RoomJoined {
+        room: Cow<'a, str>,
+        seq: Option<u64>,
+        epoch: Cow<'a, str>,
+        offset: u64,
+        recovered: bool,
+        gap: Option<Cow<'a, str>>,
+        presence: Option<Roster<'a>>,
+    },
+    RoomLeft {
+        room: Cow<'a, str>,
+        reason: Cow<'a, str>,
+        seq: Option<u64>,
+    },
     Broadcast(Broadcast<'a>),
-    PresenceState { room: Cow<'a, str>, id: Option<u64>, roster: Roster<'a> },
-    PresenceDiff { room: Cow<'a, str>, epoch: Cow<'a, str>, version: u64, change: Change<'a> },
-    Ack { seq: u64 },
-    Nack { expected: u64 },
-    Gap { room: Cow<'a, str>, from: u64, to: u64, reason: Cow<'a, str> },
+    PresenceState {
+        room: Cow<'a, str>,
+        id: Option<u64>,
+        roster: Roster<'a>,
+    },
+    PresenceDiff {
+        room: Cow<'a, str>,
+        epoch: Cow<'a, str>,
+        version: u64,
+        change: Change<'a>,
+    },
+    Ack {
+        seq: u64,
+    },
+    Nack {
+        expected: u64,
+    },
+    Gap {
+        room: Cow<'a, str>,
+        from: u64,
+        to: u64,
+        reason: Cow<'a, str>,
+    },
     Error(Refusal<'a>),
-    Reconnect { after_ms: u64 },
-    Refreshed { token_ttl_ms: Option<u64> },
+    Reconnect {
+        after_ms: u64,
+    },
+    Refreshed {
+        token_ttl_ms: Option<u64>,
+    },
     /// `pong`, and whatever this client does not know.
     Other,
 }
@@ -214,9 +248,7 @@ pub(crate) fn decode(text: &str) -> Option<Frame<'_>> {
             reason: object.text(Field::Reason).unwrap_or_default(),
             seq: object.integer(Field::Seq),
         },
-        "presence_state" => {
-            Frame::PresenceState { room: object.room()?, id: object.integer(Field::Id), roster: object.roster()? }
-        }
+        "presence_state" => Frame::PresenceState { room: object.room()?, id: object.integer(Field::Id), roster: object.roster()? },
         "presence_diff" => Frame::PresenceDiff {
             room: object.room()?,
             epoch: object.text(Field::Epoch)?,
@@ -399,7 +431,16 @@ mod tests {
         use crate::time::WallMillis;
         let mut bytes = Vec::new();
         let room = "r\"1".as_bytes();
-        let out = Out { room, data: b"{\"a\":1}", offset: Some(7), user: b"ada", connection: 9, key: Some(b"k"), ts: WallMillis(5), seq: None };
+        let out = Out {
+            room,
+            data: b"{\"a\":1}",
+            offset: Some(7),
+            user: b"ada",
+            connection: 9,
+            key: Some(b"k"),
+            ts: WallMillis(5),
+            seq: None,
+        };
         write_broadcast(&mut bytes, &out);
         let text = String::from_utf8(bytes).expect("the server writes UTF-8");
         let Some(Frame::Broadcast(read)) = decode(&text) else { panic!("{text}") };

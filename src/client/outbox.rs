@@ -19,7 +19,9 @@ pub(crate) enum Kind {
     Leave,
     SetState,
     /// With `echo`, the client is owed a copy.
-    Publish { echo: bool },
+    Publish {
+        echo: bool,
+    },
 }
 
 /// A command that is kept.
@@ -75,7 +77,16 @@ impl Outbox {
     /// is at most one a room.
     pub(crate) fn push(&mut self, id: CommandId, kind: Kind, room: Arc<str>, body: Vec<u8>) -> u64 {
         self.bytes += body.len();
-        self.entries.push_back(Entry { id, kind, room, body, was_sent: false, is_on_its_way: false, is_refused: false, was_seen: false });
+        self.entries.push_back(Entry {
+            id,
+            kind,
+            room,
+            body,
+            was_sent: false,
+            is_on_its_way: false,
+            is_refused: false,
+            was_seen: false,
+        });
         self.acked + self.entries.len() as u64
     }
 

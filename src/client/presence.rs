@@ -230,9 +230,8 @@ mod tests {
     use crate::client::message::{Frame, decode};
 
     fn page(presence: &mut Presence, version: u64, members: &str, cursor: &str, later: bool) -> Outcome {
-        let text = format!(
-            r#"{{"type":"presence_state","roomId":"r","epoch":"e","version":{version},"members":[{members}]{cursor}}}"#
-        );
+        let text =
+            format!(r#"{{"type":"presence_state","roomId":"r","epoch":"e","version":{version},"members":[{members}]{cursor}}}"#);
         let Some(Frame::PresenceState { roster, .. }) = decode(&text) else { panic!("{text}") };
         presence.handle_roster(&roster, later)
     }
@@ -259,7 +258,8 @@ mod tests {
         let mut presence = Presence::default();
         assert_eq!(page(&mut presence, 5, ADA, r#","cursor":"c""#, false), Outcome::Ask(Some("c".into())));
         assert!(!presence.is_current());
-        let lists = r#""joins":[{"user":"bob","id":"3"}],"leaves":[{"user":"ada","id":"2"}],"updates":[{"user":"ada","id":"1","state":8}]"#;
+        let lists =
+            r#""joins":[{"user":"bob","id":"3"}],"leaves":[{"user":"ada","id":"2"}],"updates":[{"user":"ada","id":"1","state":8}]"#;
         assert_eq!(diff(&mut presence, 6, lists), Outcome::Nothing);
         assert_eq!(page(&mut presence, 6, BOB, "", true), Outcome::Changed(PresenceChange::Replaced));
         assert_eq!(shown(&presence), "ada:1=8 bob:3=");
@@ -306,7 +306,8 @@ mod tests {
         let mut presence = Presence::default();
         page(&mut presence, 1, ADA, "", false);
         for version in 2.. {
-            let Outcome::Changed(change) = diff(&mut presence, version, &format!(r#""joins":[{{"user":"u{version}","id":"1"}}]"#)) else {
+            let Outcome::Changed(change) = diff(&mut presence, version, &format!(r#""joins":[{{"user":"u{version}","id":"1"}}]"#))
+            else {
                 panic!("a change")
             };
             if let PresenceChange::Counts { connections, .. } = change {

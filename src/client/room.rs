@@ -19,6 +19,10 @@ pub struct Position {
     pub offset: u64,
 }
 
+/// One of a client's successive memberships of a room, constant over reconnects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Membership(pub u64);
+
 /// How a room is joined.
 #[derive(Clone, Debug, Default)]
 pub struct JoinOptions {
@@ -45,6 +49,7 @@ pub(crate) enum Phase {
 #[derive(Debug)]
 pub(crate) struct Room {
     pub(crate) name: Arc<str>,
+    pub(crate) membership: Membership,
     pub(crate) options: JoinOptions,
     pub(crate) phase: Phase,
     pub(crate) position: Option<Position>,
@@ -75,9 +80,10 @@ pub(crate) enum News {
 }
 
 impl Room {
-    pub(crate) fn new(name: Arc<str>, options: JoinOptions) -> Room {
+    pub(crate) fn new(name: Arc<str>, membership: Membership, options: JoinOptions) -> Room {
         Room {
             name,
+            membership,
             position: options.since.clone(),
             options,
             phase: Phase::Joining { first: u64::MAX, last: 0 },
@@ -124,16 +130,16 @@ impl Room {
     }
 
     /// What was missed will not come: the position is this one.
-    pub(crate) fn skip_to(&mut self, epoch: &str, offset: u64) {
-        self.position = Some(Position { epoch: epoch.into(), offset });
+    pub(crate) fn skip_to(&mut self, epoch: &str, offset: u64) -> Position {
         self.recovering_to = None;
+        self.position.insert(Position { epoch: epoch.into(), offset }).clone()
     }
 
-    /// The offsets up to `to` are lost in this epoch.
-    pub(crate) fn lose(&mut self, to: u64) {
-        if let Some(position) = &mut self.position {
-            position.offset = position.offset.max(to);
-        }
+    /// The offsets up to `to` are lost in this epoch. Returns where that leaves the client; `None` if it was nowhere.
+    pub(crate) fn lose(&mut self, to: u64) -> Option<Position> {
+        let position = self.position.as_mut()?;
+        position.offset = position.offset.max(to);
+        Some(position.clone())
     }
 
     /// The room's name, if a question about it waits to be asked again. It is asked once.
@@ -157,8 +163,8 @@ impl Room {
     }
 
     /// Judges a publication by its offset, and moves the position. `own` names one of our own by session and number: it comes so only
-    /// in a recovery after that session was lost.
-    pub(crate) fn judge(&mut self, offset: Option<u64>, own: Option<(&str, u64)>) -> News {
+    /// in the recovery of a join, after that session was lost or, `is_current`, in it.
+    pub(crate) fn judge(&mut self, offset: Option<u64>, own: Option<(&str, u64)>, is_current: bool) -> News {
         let Some(offset) = offset else { return News::Message };
         let Some(position) = &mut self.position else { return News::Duplicate };
         if offset <= position.offset {
@@ -166,13 +172,14 @@ impl Room {
         }
         position.offset = offset;
         let Some((session, seq)) = own else { return News::Message };
-        match self.echoes_lost.iter().position(|(lost, due)| *due == seq && **lost == *session) {
-            Some(place) => {
-                self.echoes_lost.remove(place);
-                News::Message
-            }
-            None => News::Own,
-        }
+        let is_due = if is_current {
+            let place = self.echoes.iter().position(|due| *due == seq);
+            place.and_then(|place| self.echoes.remove(place)).is_some()
+        } else {
+            let place = self.echoes_lost.iter().position(|(lost, due)| *due == seq && **lost == *session);
+            place.and_then(|place| self.echoes_lost.remove(place)).is_some()
+        };
+        if is_due { News::Message } else { News::Own }
     }
 
     /// An own publication was sent whose copy is wanted.

@@ -8,7 +8,7 @@ use super::super::event::{CommandId, Refused};
 use super::super::limits::{ROOMS_MAX, TRANSMIT_BYTES_MAX};
 use super::super::outbox::Kind;
 use super::super::presence::Presence;
-use super::super::room::{JoinOptions, Position, Room};
+use super::super::room::{JoinOptions, Membership, Position, Room};
 use super::{Link, Machine};
 use crate::limits::{KEY_BYTES_MAX, ROOM_ID_BYTES_MAX};
 use crate::protocol::command::has_control;
@@ -21,7 +21,7 @@ impl Machine {
     ///
     /// # Errors
     /// [`Refused`]: `BadName`, `NotJson` (the state), `AlreadyJoined`, `TooManyRooms`, `QueueFull`, `TooLarge`, `Closed`.
-    pub fn join(&mut self, now: Millis, room: &str, options: JoinOptions) -> Result<(), Refused> {
+    pub fn join(&mut self, now: Millis, room: &str, options: JoinOptions) -> Result<Membership, Refused> {
         self.check_open()?;
         check_name(room, ROOM_ID_BYTES_MAX)?;
         options.state.as_deref().map_or(Ok(()), check_json)?;
@@ -33,12 +33,13 @@ impl Machine {
         }
         let body = encode::join(room, options.since.as_ref(), options.presence, options.state.as_deref(), options.latest);
         let name: Arc<str> = room.into();
-        let mut kept = Room::new(Arc::clone(&name), options);
-        let (_, seq) = self.keep(Kind::Join, Arc::clone(&name), body)?;
+        let (id, seq) = self.keep(Kind::Join, Arc::clone(&name), body)?;
+        let membership = Membership(id.0);
+        let mut kept = Room::new(Arc::clone(&name), membership, options);
         kept.asked(seq, true);
         self.rooms.insert(name, kept);
         self.pump(now);
-        Ok(())
+        Ok(membership)
     }
 
     /// Is no longer a member of a room. No event of it follows but what became of publications that are open.
@@ -103,6 +104,11 @@ impl Machine {
         }
         self.pump(now);
         Ok(id)
+    }
+
+    /// Which membership of a room is kept; `None` if there is none.
+    pub fn membership(&self, room: &str) -> Option<Membership> {
+        self.rooms.get(room).map(|room| room.membership)
     }
 
     /// Who is in a room; `None` unless it was joined with `presence`.

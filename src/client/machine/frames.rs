@@ -49,7 +49,9 @@ impl Machine {
             Frame::RoomLeft { room, reason, seq } => self.handle_left(&room, &reason, seq),
             Frame::Gap { room, from, to, reason } => self.handle_gap(&room, from, to, &reason),
             Frame::PresenceState { room, id, roster } => {
-                let Some(kept) = self.rooms.get_mut(&*room).filter(|room| room.is_joined() && room.options.presence) else { return };
+                let Some(kept) = self.rooms.get_mut(&*room).filter(|room| room.is_joined() && room.options.presence) else {
+                    return;
+                };
                 // An answer to a question that was given up is passed over; what comes unasked begins anew.
                 if id.is_some() && id != kept.question {
                     return;
@@ -61,7 +63,9 @@ impl Machine {
                 self.after_presence(&name, outcome);
             }
             Frame::PresenceDiff { room, epoch, version, change } => {
-                let Some(kept) = self.rooms.get_mut(&*room).filter(|room| room.is_joined() && room.options.presence) else { return };
+                let Some(kept) = self.rooms.get_mut(&*room).filter(|room| room.is_joined() && room.options.presence) else {
+                    return;
+                };
                 let outcome = kept.presence.handle_diff(&epoch, version, &change);
                 let name = Arc::clone(&kept.name);
                 self.after_presence(&name, outcome);
@@ -76,11 +80,12 @@ impl Machine {
     fn handle_broadcast(&mut self, now: Millis, broadcast: &Broadcast<'_>) {
         let Some(room) = self.rooms.get_mut(&*broadcast.room).filter(|room| room.is_joined()) else { return };
         let own = broadcast.seq.map(|seq| (&*broadcast.connection, seq));
-        let news = room.judge(broadcast.offset, own);
         let is_ours = self.session.as_ref().is_some_and(|session| *session.id == *broadcast.connection);
+        let news = room.judge(broadcast.offset, own, is_ours);
         let name = Arc::clone(&room.name);
         let (was_recovering, has_recovered) = (room.is_recovering(), room.take_recovered());
-        let echoed = if news == News::Message && is_ours && broadcast.offset.is_some() && own.is_none() { room.echo_came() } else { None };
+        let echoed =
+            if news == News::Message && is_ours && broadcast.offset.is_some() && own.is_none() { room.echo_came() } else { None };
         if let Some(entry) = echoed.and_then(|seq| self.outbox.get_mut(seq)) {
             entry.was_seen = true;
         }
@@ -169,9 +174,9 @@ impl Machine {
     fn handle_gap(&mut self, name: &str, from: u64, to: u64, reason: &str) {
         let Some(room) = self.rooms.get_mut(name).filter(|room| room.is_joined()) else { return };
         let name = Arc::clone(&room.name);
-        room.lose(to);
+        let Some(position) = room.lose(to) else { return };
         let has_recovered = room.take_recovered();
-        self.tell(Event::Gap { room: Arc::clone(&name), range: Some((from, to)), reason: reason.into() });
+        self.tell(Event::Gap { room: Arc::clone(&name), range: Some((from, to)), position, reason: reason.into() });
         if has_recovered {
             self.give_up_recovery(Some(&name));
         }

@@ -179,7 +179,10 @@ impl Machine {
     /// If host or path hold a line end, or the path does not begin with `/`: they would be another request.
     pub fn new(identity: Identity, seed: u64, now: Millis) -> Machine {
         let is_clean = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
-        assert!(is_clean(&identity.host) && is_clean(&identity.path) && identity.path.starts_with('/'), "host or path is not clean");
+        assert!(
+            is_clean(&identity.host) && is_clean(&identity.path) && identity.path.starts_with('/'),
+            "host or path is not clean"
+        );
         let mut random = Random::new(seed);
         let mut machine = Machine {
             identity,

@@ -6,9 +6,7 @@
 
 use super::super::encode::{self, Connect, Resume};
 use super::super::event::{CommandId, Event, State};
-use super::super::limits::{
-    COMMAND_BYTES_EACH_MAX, HEARTBEAT_MS_MAX, HEARTBEAT_MS_MIN, RECOVERY_MS, TEXT_BYTES_MAX, WINDOW_MAX,
-};
+use super::super::limits::{COMMAND_BYTES_EACH_MAX, HEARTBEAT_MS_MAX, HEARTBEAT_MS_MIN, RECOVERY_MS, TEXT_BYTES_MAX, WINDOW_MAX};
 use super::super::message::{Standing, Welcome};
 use super::super::outbox::{Entry, Kind, Unresolved};
 use super::super::room::{Phase, Position};
@@ -53,7 +51,9 @@ impl Machine {
         self.link = Link::Welcoming;
         let joined = self.rooms.values().filter(|room| room.is_joined());
         let rooms: Vec<(&str, &Position, Option<u64>)> = joined
-            .filter_map(|room| Some((&*room.name, room.position.as_ref()?, room.presence.version().filter(|_| room.options.presence))))
+            .filter_map(|room| {
+                Some((&*room.name, room.position.as_ref()?, room.presence.version().filter(|_| room.options.presence)))
+            })
             .collect();
         let token = self.session.as_ref().and_then(|session| session.token.as_deref());
         let resume = token.map(|token| Resume { token, acked: self.outbox.acked(), rooms: &rooms });
@@ -131,8 +131,8 @@ impl Machine {
                 (Phase::Joined, Some(Standing::Gap { reason, epoch, offset })) => {
                     let range = room.position.as_ref().filter(|position| *position.epoch == *epoch && position.offset < offset);
                     let range = range.map(|position| (position.offset + 1, offset));
-                    room.skip_to(&epoch, offset);
-                    self.tell(Event::Gap { room: Arc::clone(&name), range, reason: reason.as_ref().into() });
+                    let position = room.skip_to(&epoch, offset);
+                    self.tell(Event::Gap { room: Arc::clone(&name), range, position, reason: reason.as_ref().into() });
                     self.give_up_recovery(Some(&name));
                 }
                 // The answer to a join may be lost; a repeated join is answered again. So is one for a room that the server does not

@@ -169,7 +169,8 @@ impl Server {
             found.is_closed = true;
         }
         let id = self.connections.get(&connection).and_then(|found| found.session);
-        if let Some(session) = id.and_then(|id| self.sessions.get_mut(&id)).filter(|session| session.connection == Some(connection)) {
+        if let Some(session) = id.and_then(|id| self.sessions.get_mut(&id)).filter(|session| session.connection == Some(connection))
+        {
             session.connection = None;
             session.early.clear();
         }
@@ -184,7 +185,9 @@ impl Server {
 
     /// Ends a connection with a close code.
     pub(super) fn close(&mut self, connection: usize, code: u16, reason: &str) {
-        let Some(found) = self.connections.get_mut(&connection).filter(|found| found.is_upgraded && !found.is_closed) else { return };
+        let Some(found) = self.connections.get_mut(&connection).filter(|found| found.is_upgraded && !found.is_closed) else {
+            return;
+        };
         found.out.extend_from_slice(frame::header(Opcode::Close, 2 + reason.len()).as_bytes());
         found.out.extend_from_slice(&code.to_be_bytes());
         found.out.extend_from_slice(reason.as_bytes());
@@ -257,7 +260,8 @@ impl Server {
         let user = message["user"].as_str().expect("a user").to_owned();
         let resume = message.get("resume");
         let token = resume.map(|resume| resume["token"].as_str().and_then(|token| token.parse::<u64>().ok()).expect("a token"));
-        let found = token.and_then(|token| self.sessions.iter().find(|(_, session)| session.tokens.contains(&token)).map(|(id, _)| *id));
+        let found =
+            token.and_then(|token| self.sessions.iter().find(|(_, session)| session.tokens.contains(&token)).map(|(id, _)| *id));
         let new_token = self.id();
         let Some(id) = found else {
             if resume.is_some() {
@@ -377,7 +381,8 @@ impl Server {
         let seq = session.next;
         if self.faults && rng.chance(25) {
             session.refused = true;
-            let error = json!({"type": "error", "code": "rate_limited", "message": "", "retryable": true, "retryAfterMs": 40, "seq": seq});
+            let error =
+                json!({"type": "error", "code": "rate_limited", "message": "", "retryable": true, "retryAfterMs": 40, "seq": seq});
             self.send(connection, &error);
             self.note("refused for now");
             return false;
@@ -453,7 +458,10 @@ impl Server {
     /// One cumulative acknowledgement, now or with a later one.
     pub(super) fn acknowledge(&mut self, rng: &mut Rng, connection: usize) {
         let id = self.connections.get(&connection).and_then(|found| found.session);
-        let Some(session) = id.and_then(|id| self.sessions.get_mut(&id)).filter(|session| session.connection == Some(connection)) else { return };
+        let Some(session) = id.and_then(|id| self.sessions.get_mut(&id)).filter(|session| session.connection == Some(connection))
+        else {
+            return;
+        };
         if session.unacked && !(self.faults && rng.chance(3)) {
             session.unacked = false;
             let seq = session.next - 1;

@@ -1,0 +1,1 @@
+//! The machine against a peer that says exactly what a test wants.
