@@ -9,7 +9,7 @@
 //! use throng::client::{Client, Event, JoinOptions, Options, State};
 //!
 //! let options = Options { user: Some("ada".into()), ..Options::default() };
-//! let (client, mut events) = Client::connect("ws://127.0.0.1:9001/ws", options)?;
+//! let (client, mut events) = Client::connect("ws://127.0.0.1:9000/ws", options)?;
 //! let room = client.join("doc-1", JoinOptions { presence: true, ..JoinOptions::default() })?;
 //!
 //! // What awaits an acknowledgement runs beside what reads events.

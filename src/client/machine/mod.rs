@@ -21,32 +21,33 @@
 
 mod commands;
 mod frames;
+mod link;
 mod session;
 
 use super::backoff::Backoff;
 use super::encode;
 use super::event::{Cause, Event, State};
-use super::inbound::{Inbound, Incoming, Violation};
-use super::limits::{ADVICE_MS_MAX, ATTEMPT_MS, EVENT_BYTES_MAX, EVENTS_MAX, STABLE_MS, STALL_MS, TRANSMIT_BYTES_MAX};
-use super::message;
-use super::outbox::Outbox;
+use super::inbound::{Inbound, Violation};
+use super::limits::{EVENT_BYTES_MAX, EVENTS_MAX, TRANSMIT_BYTES_MAX};
+use super::outbox::{Kind, Outbox};
 use super::random::Random;
 use super::room::Room;
-use super::verdict::verdict;
 use crate::limits::CLOSE_LINGER_MS;
 use crate::protocol::Dialect;
 use crate::time::Millis;
 use crate::ws::Opcode;
 use crate::ws::frame::write_masked;
-use crate::ws::handshake::{Response, write_request};
+use crate::ws::handshake::write_request;
+use link::Answer;
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::sync::Arc;
 
 /// The client gives up a socket that it no longer trusts; its session stays (PROTOCOL §7).
 const ABANDONED: u16 = 4900;
 
-/// Who a client is, and what it asks for.
-#[derive(Clone, Debug, Default)]
+/// Who a client is.
+#[derive(Clone, Default)]
 pub struct Identity {
     /// Value of the `Host` header.
     pub host: String,
@@ -58,6 +59,17 @@ pub struct Identity {
     pub token: Option<String>,
     /// Whether another token can be had: [`Action::Token`] asks for it. Without it, a refused or expired token ends the client.
     pub can_renew_token: bool,
+}
+
+impl fmt::Debug for Identity {
+    /// Without the token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity")
+            .field("host", &self.host)
+            .field("path", &self.path)
+            .field("user", &self.user)
+            .finish_non_exhaustive()
+    }
 }
 
 /// One of a client's successive sockets.
@@ -105,7 +117,6 @@ enum Link {
 }
 
 /// A session, as far as the client can take it up again.
-#[derive(Debug)]
 struct Session {
     id: Arc<str>,
     /// None if it cannot be resumed.
@@ -122,7 +133,6 @@ struct Told {
 }
 
 /// See the module.
-#[derive(Debug)]
 pub struct Machine {
     identity: Identity,
     link: Link,
@@ -402,153 +412,7 @@ impl Machine {
         }
     }
 
-    // ---- the life of a connection ----
-
-    fn begin_attempt(&mut self, now: Millis) {
-        self.next_attempt = None;
-        if self.needs_token {
-            self.ask_token();
-            return;
-        }
-        self.socket = SocketId(self.socket.0 + 1);
-        self.link = Link::Opening;
-        self.deadline = now.after(ATTEMPT_MS);
-        self.stats.attempts += 1;
-        self.actions.push_back(Action::Open(self.socket));
-        self.tell_state();
-    }
-
-    fn ask_token(&mut self) {
-        if !self.token_asked {
-            self.token_asked = true;
-            self.actions.push_back(Action::Token);
-        }
-    }
-
-    fn read_frames(&mut self, now: Millis) {
-        let socket = self.socket;
-        // Taken out, so that a frame may borrow from it while the rest of the machine changes.
-        let mut inbound = std::mem::take(&mut self.inbound);
-        while self.wants_input() {
-            match inbound.next() {
-                Ok(None) => break,
-                Ok(Some(incoming)) => self.handle_incoming(now, incoming),
-                Err(Violation(code)) => self.lose(now, Cause::Violation(code), 0, Some(code)),
-            }
-            if self.socket != socket || matches!(self.link, Link::Idle | Link::Closed) {
-                return; // what is left is of a connection that is over
-            }
-        }
-        self.inbound = inbound;
-    }
-
-    fn handle_incoming(&mut self, now: Millis, incoming: Incoming<'_>) {
-        match incoming {
-            Incoming::Close { code, reason } => {
-                let code = code.unwrap_or(1005);
-                if self.link == Link::Closing {
-                    return self.finish(Cause::Asked);
-                }
-                let advice_ms = message::close_advice(reason).unwrap_or(0);
-                self.lose(now, Cause::Closed(code), advice_ms, Some(1000));
-            }
-            Incoming::Ping(payload) => {
-                // A server that pings faster than its socket takes the answers gets fewer of them.
-                if self.out.len() < 2 * TRANSMIT_BYTES_MAX {
-                    let mask = self.random.mask();
-                    write_masked(&mut self.out, Opcode::Pong, payload, mask);
-                }
-            }
-            Incoming::Pong | Incoming::Binary => {}
-            Incoming::Text(_) if self.link == Link::Closing => {}
-            Incoming::Text(text) => match message::decode(text) {
-                Some(frame) => self.handle_frame(now, frame),
-                None => self.lose(now, Cause::Violation(1002), 0, Some(1002)),
-            },
-        }
-    }
-
-    /// The connection is over: with `goodbye`, this side says a close frame with that code.
-    fn lose(&mut self, now: Millis, cause: Cause, advice_ms: u64, goodbye: Option<u16>) {
-        if self.link == Link::Closing {
-            return self.finish(Cause::Asked); // whatever went wrong after our close frame
-        }
-        if self.link == Link::Open && now.since(self.opened_at) >= STABLE_MS {
-            self.backoff.reset();
-        }
-        self.drop_socket(goodbye);
-        self.link = Link::Idle;
-        self.last_cause = Some(cause);
-        for room in self.rooms.values_mut() {
-            room.presence.interrupt();
-            room.question = None;
-        }
-        let verdict = verdict(cause);
-        if verdict.stop || (verdict.once && self.token_retried) || (verdict.new_token && !self.identity.can_renew_token) {
-            return self.finish(cause);
-        }
-        if verdict.too_large {
-            self.refuse_largest();
-        }
-        if verdict.fresh_session
-            && let Some(session) = &mut self.session
-        {
-            session.token = None;
-        }
-        if verdict.new_token {
-            self.needs_token = true;
-            self.token_retried |= verdict.once;
-            self.ask_token();
-        }
-        if verdict.at_cap {
-            self.backoff.raise_to_cap();
-        }
-        let advised = std::mem::take(&mut self.advice_ms);
-        self.schedule(now, advice_ms.max(advised));
-    }
-
-    fn schedule(&mut self, now: Millis, advice_ms: u64) {
-        self.next_attempt = Some(now.after(self.backoff.delay(advice_ms)));
-        self.tell_state();
-    }
-
-    /// Lets go of the socket and all that belongs to the connection.
-    fn drop_socket(&mut self, goodbye: Option<u16>) {
-        let mut last = std::mem::take(&mut self.out).split_off(self.out_at);
-        self.out_at = 0;
-        if let Some(code) = goodbye
-            && matches!(self.link, Link::Welcoming | Link::Open | Link::Closing)
-        {
-            let mask = self.random.mask();
-            write_masked(&mut last, Opcode::Close, &code.to_be_bytes(), mask);
-        } else {
-            last.clear();
-        }
-        if !matches!(self.link, Link::Idle | Link::Closed) {
-            self.actions.push_back(Action::Drop(self.socket, last));
-        }
-        self.inbound = Inbound::default();
-        (self.ping_due, self.hold_until, self.recovery_due) = (None, None, None);
-        (self.questions_due, self.renew_token_at) = (None, None);
-    }
-
-    /// Silence for a heartbeat is answered with a question, and silence after it ends the connection. Silence that this process
-    /// caused, by reading nothing or by standing still, is held against nobody.
-    fn check_life(&mut self, now: Millis) {
-        if !self.wants_input() {
-            (self.last_input, self.ping_due) = (now, None);
-            return;
-        }
-        match self.ping_due {
-            None if now < self.last_input.after(self.told.heartbeat_ms) => {}
-            Some(due) if now < due => {}
-            Some(due) if now.since(due) < STALL_MS => self.lose(now, Cause::Silent, 0, Some(ABANDONED)),
-            None | Some(_) => {
-                self.say(encode::ping());
-                self.ping_due = Some(now.after(self.told.timeout_ms));
-            }
-        }
-    }
+    // ---- what is said ----
 
     /// Encodes what may be sent.
     fn pump(&mut self, now: Millis) {
@@ -558,7 +422,7 @@ impl Machine {
         self.hold_until = None;
         while self.out.len() - self.out_at < TRANSMIT_BYTES_MAX {
             let Some((seq, is_first, entry)) = self.outbox.next_to_send(self.told.window) else { break };
-            let wants_echo = entry.kind == super::outbox::Kind::Publish { echo: true };
+            let wants_echo = entry.kind == Kind::Publish { echo: true };
             if is_first
                 && wants_echo
                 && let Some(room) = self.rooms.get_mut(&entry.room)
@@ -627,24 +491,10 @@ impl Machine {
     }
 }
 
-/// What the answer to the upgrade means.
-enum Answer {
-    Accepted,
-    Refused { status: u16, advice_ms: u64 },
-    Broken,
-}
-
-impl Answer {
-    fn of(response: &Response<'_>, key: &str) -> Answer {
-        if response.accepts(key, Some(Dialect::V1_SUBPROTOCOL)) && response.header("sec-websocket-protocol").is_some() {
-            return Answer::Accepted;
-        }
-        if response.status == 101 {
-            return Answer::Broken;
-        }
-        // Seconds; the other form of the header, a date, needs a clock that agrees with the server's.
-        let seconds = response.header("retry-after").and_then(|value| value.parse::<u64>().ok()).unwrap_or(0);
-        Answer::Refused { status: response.status, advice_ms: seconds.saturating_mul(1_000).min(ADVICE_MS_MAX) }
+impl fmt::Debug for Machine {
+    /// Without tokens and payloads.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Machine").field("state", &self.state()).field("stats", &self.stats).finish_non_exhaustive()
     }
 }
 
