@@ -9,7 +9,7 @@ use super::super::limits::{ADVICE_MS_MAX, RECOVERY_MS, RETRY_MS_DEFAULT, TEXT_BY
 use super::super::message::{Broadcast, Frame, Refusal, Roster};
 use super::super::outbox::Kind;
 use super::super::presence::Outcome;
-use super::super::room::{News, Phase};
+use super::super::room::{News, Phase, Room};
 use super::{Link, Machine};
 use crate::client::event::Cause;
 use crate::time::Millis;
@@ -30,15 +30,25 @@ struct Joined<'a> {
 impl Machine {
     pub(super) fn handle_frame(&mut self, now: Millis, frame: Frame<'_>) {
         match frame {
-            Frame::Welcome(welcome) => return self.handle_welcome(now, &welcome),
-            Frame::Error(refusal) => return self.handle_error(now, &refusal),
-            Frame::Reconnect { after_ms } => {
-                self.advice_ms = after_ms.min(ADVICE_MS_MAX);
-                return;
-            }
-            _ if self.link != Link::Open => return self.lose(now, Cause::Violation(1002), 0, Some(1002)),
-            _ => {}
+            Frame::Welcome(welcome) => self.handle_welcome(now, &welcome),
+            Frame::Error(refusal) => self.handle_error(now, &refusal),
+            Frame::Reconnect { after_ms } => self.advice_ms = after_ms.min(ADVICE_MS_MAX),
+            frame if self.link == Link::Open => self.handle_open_frame(now, frame),
+            // Nothing comes before `welcome`.
+            Frame::Broadcast(_)
+            | Frame::Ack { .. }
+            | Frame::Nack { .. }
+            | Frame::RoomJoined { .. }
+            | Frame::RoomLeft { .. }
+            | Frame::Gap { .. }
+            | Frame::PresenceState { .. }
+            | Frame::PresenceDiff { .. }
+            | Frame::Refreshed { .. }
+            | Frame::Other => self.lose(now, Cause::Violation(1002), 0, Some(1002)),
         }
+    }
+
+    fn handle_open_frame(&mut self, now: Millis, frame: Frame<'_>) {
         match frame {
             Frame::Broadcast(broadcast) => self.handle_broadcast(now, &broadcast),
             Frame::Ack { seq } => self.handle_ack(now, seq),
@@ -48,24 +58,9 @@ impl Machine {
             }
             Frame::RoomLeft { room, reason, seq } => self.handle_left(&room, &reason, seq),
             Frame::Gap { room, from, to, reason } => self.handle_gap(&room, from, to, &reason),
-            Frame::PresenceState { room, id, roster } => {
-                let Some(kept) = self.rooms.get_mut(&*room).filter(|room| room.is_joined() && room.options.presence) else {
-                    return;
-                };
-                // An answer to a question that was given up is passed over; what comes unasked begins anew.
-                if id.is_some() && id != kept.question {
-                    return;
-                }
-                let is_later_page = id.is_some() && kept.presence_pages;
-                kept.question = None;
-                let outcome = kept.presence.handle_roster(&roster, is_later_page);
-                let name = Arc::clone(&kept.name);
-                self.after_presence(&name, outcome);
-            }
+            Frame::PresenceState { room, id, roster } => self.handle_roster(&room, id, &roster),
             Frame::PresenceDiff { room, epoch, version, change } => {
-                let Some(kept) = self.rooms.get_mut(&*room).filter(|room| room.is_joined() && room.options.presence) else {
-                    return;
-                };
+                let Some(kept) = self.present(&room) else { return };
                 let outcome = kept.presence.handle_diff(&epoch, version, &change);
                 let name = Arc::clone(&kept.name);
                 self.after_presence(&name, outcome);
@@ -75,6 +70,24 @@ impl Machine {
             }
             Frame::Refreshed { .. } | Frame::Other | Frame::Welcome(_) | Frame::Error(_) | Frame::Reconnect { .. } => {}
         }
+    }
+
+    /// A room whose presence is followed.
+    fn present(&mut self, name: &str) -> Option<&mut Room> {
+        self.rooms.get_mut(name).filter(|room| room.is_joined() && room.options.presence)
+    }
+
+    fn handle_roster(&mut self, name: &str, id: Option<u64>, roster: &Roster<'_>) {
+        let Some(kept) = self.present(name) else { return };
+        // An answer to a question that was given up is passed over; what comes unasked begins anew.
+        if id.is_some() && id != kept.question {
+            return;
+        }
+        let is_later_page = id.is_some() && kept.presence_pages;
+        kept.question = None;
+        let outcome = kept.presence.handle_roster(roster, is_later_page);
+        let name = Arc::clone(&kept.name);
+        self.after_presence(&name, outcome);
     }
 
     fn handle_broadcast(&mut self, now: Millis, broadcast: &Broadcast<'_>) {
