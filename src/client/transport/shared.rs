@@ -203,3 +203,54 @@ impl Inner {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::Identity;
+
+    fn shared() -> Shared {
+        let identity = Identity { host: "h".into(), path: "/".into(), ..Identity::default() };
+        let clock = Clock::start();
+        Shared::new(Machine::new(identity, 1, clock.now()), clock)
+    }
+
+    #[test]
+    fn who_awaits_an_acknowledgement_without_reading_events_is_told_and_not_kept_for_ever() {
+        let shared = shared();
+        let mut inner = shared.lock();
+        let (waiter, mut waiting) = oneshot::channel();
+        inner.waiters.insert(CommandId(1), waiter);
+        let error = || Event::Error { code: "x".into(), message: "".into() };
+        inner.queue.extend((2..EVENTS_MAX).map(|_| error()));
+        inner.sort(Millis(0));
+        inner.sort(Millis(RECOVERY_MS * 2));
+        // With the first state there is one place left.
+        assert!(waiting.try_recv().is_err());
+        inner.queue.push_back(error());
+        inner.sort(Millis(RECOVERY_MS * 2));
+        inner.sort(Millis(RECOVERY_MS * 3 - 1));
+        assert!(waiting.try_recv().is_err(), "it may yet be read");
+        inner.sort(Millis(RECOVERY_MS * 3));
+        assert_eq!(waiting.try_recv(), Ok(Err(PublishError::EventsUnread)));
+    }
+
+    #[test]
+    fn events_that_nobody_will_read_are_not_kept() {
+        let shared = shared();
+        shared.lock().queue.extend((0..EVENTS_MAX).map(|_| Event::Acked(CommandId(1))));
+        shared.lock().is_unread = true;
+        shared.turn(None);
+        assert_eq!(shared.lock().queue.capacity(), 0);
+    }
+
+    #[test]
+    fn the_end_of_the_task_answers_whoever_waits() {
+        let shared = shared();
+        let (waiter, mut waiting) = oneshot::channel();
+        shared.lock().waiters.insert(CommandId(1), waiter);
+        shared.end();
+        assert_eq!(waiting.try_recv(), Err(oneshot::error::TryRecvError::Closed));
+        assert!(shared.lock().is_over);
+    }
+}
