@@ -3,22 +3,29 @@
 //! `fuzz/corpus/TARGET` has inputs that between them reach what the target can reach; `fuzz/regressions/TARGET` those that failed
 //! once. An empty or missing corpus is a failure, because it would pass for a clean one.
 
+#[cfg(feature = "server")]
+use crate::driver::double::ring;
 use std::path::{Path, PathBuf};
 
 type Body = fn(&[u8]);
 
 /// Each target: its name, which is that of its binary and folders, and what it runs.
-const TARGETS: [(&str, Body); 9] = [
+const TARGETS: [(&str, Body); 10] = [
     ("arena", super::arena),
     ("codec", super::codec),
     ("frame", super::frame),
     ("message", super::message),
+    ("ring", ring),
     ("send_queue", super::send_queue),
     ("sequence", super::sequence),
     ("shard", super::shard),
     ("timer_wheel", super::timer_wheel),
     ("upgrade", super::upgrade),
 ];
+/// The ring and the loop are no part of the core: without the server there is nothing to run.
+#[cfg(not(feature = "server"))]
+fn ring(_data: &[u8]) {}
+
 /// Inputs that a corpus has at least.
 const INPUTS_MIN: usize = 10;
 
@@ -75,6 +82,7 @@ replays! {
     the_inputs_of_codec_pass = "codec",
     the_inputs_of_frame_pass = "frame",
     the_inputs_of_message_pass = "message",
+    the_inputs_of_ring_pass = "ring",
     the_inputs_of_send_queue_pass = "send_queue",
     the_inputs_of_sequence_pass = "sequence",
     the_inputs_of_shard_pass = "shard",

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every fuzz target for FUZZ_SECONDS (600) with AddressSanitizer, two side by side, beginning with the committed corpus: none fails.
+# Every fuzz target for FUZZ_SECONDS (600) with AddressSanitizer, FUZZ_JOBS (2) side by side, beginning with the committed corpus: none fails.
 #
 # FUZZ_TARGETS names only some of them. What a run finds stays in the build folder, in checks/fuzz/TARGET; the committed corpus is not
 # touched, unless FUZZ_KEEP=1 says that the smallest set of inputs which reaches the same code is to take its place. An input that fails
@@ -7,7 +7,7 @@
 set -uo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../support.sh"
 seconds=${FUZZ_SECONDS:-600}
-side_by_side=2
+side_by_side=${FUZZ_JOBS:-2}
 folder=$work/fuzz
 
 need g++ g++ || exit 3

@@ -11,7 +11,7 @@
 //! and in the end the truth, memory within its budget, no orphan, nobody closed who did nothing wrong (`innocent closed`), all
 //! acknowledgements in the end, and nothing left when all have gone.
 //!
-//! `cargo run --release --no-default-features --example sim -- --help` runs many seeds, or one with its trace.
+//! `cargo run --profile sim --no-default-features --example sim -- --help` runs many seeds, or one with its trace.
 
 #[macro_use]
 mod failure;

@@ -114,7 +114,7 @@ pub(crate) fn report(plan: &Plan, outcome: &Outcome) -> String {
     let again = run(&small, true);
     let mut text = String::new();
     let _ = writeln!(text, "seed {} fails at commit {}: {}: {}", plan.seed, commit(), failure.checker, failure.detail);
-    let _ = writeln!(text, "replay: cargo run --release --no-default-features --example sim -- --seed {} --trace -", plan.seed);
+    let _ = writeln!(text, "replay: cargo run --profile sim --no-default-features --example sim -- --seed {} --trace -", plan.seed);
     let faults: Vec<&Fault> = Fault::ALL.iter().filter(|fault| small.shape.has(**fault)).collect();
     let _ = writeln!(
         text,
