@@ -39,8 +39,8 @@ pub struct JoinOptions {
 /// Where a room is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// Asked for, by commands with numbers from `first` to `last`.
-    Joining { first: u64, last: u64 },
+    /// Asked for by the command with this number.
+    Joining { seq: u64 },
     /// Its publications are ours.
     Joined,
 }
@@ -80,13 +80,13 @@ pub(crate) enum News {
 }
 
 impl Room {
-    pub(crate) fn new(name: Arc<str>, membership: Membership, options: JoinOptions) -> Room {
+    pub(crate) fn new(name: Arc<str>, membership: Membership, seq: u64, options: JoinOptions) -> Room {
         Room {
             name,
             membership,
             position: options.since.clone(),
             options,
-            phase: Phase::Joining { first: u64::MAX, last: 0 },
+            phase: Phase::Joining { seq },
             recovering_to: None,
             echoes: VecDeque::new(),
             echoes_lost: VecDeque::new(),
@@ -101,20 +101,9 @@ impl Room {
         self.phase == Phase::Joined
     }
 
-    /// A join was sent with this number, after others of this membership or as the first.
-    pub(crate) fn asked(&mut self, seq: u64, is_first: bool) {
-        self.phase = match self.phase {
-            Phase::Joining { first, last } if !is_first => Phase::Joining { first: first.min(seq), last: last.max(seq) },
-            Phase::Joining { .. } | Phase::Joined => Phase::Joining { first: seq, last: seq },
-        };
-    }
-
     /// Whether an answer with this number is to a join of this membership, not of an earlier one.
     pub(crate) fn awaits(&self, seq: Option<u64>) -> bool {
-        match (self.phase, seq) {
-            (Phase::Joining { first, last }, Some(seq)) => (first..=last).contains(&seq),
-            (Phase::Joining { .. }, None) | (Phase::Joined, _) => false,
-        }
+        matches!(self.phase, Phase::Joining { seq: asked } if seq == Some(asked))
     }
 
     /// The answer to a join: the room's head is `offset`. What was missed follows, or nothing does.

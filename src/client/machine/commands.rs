@@ -35,8 +35,7 @@ impl Machine {
         let name: Arc<str> = room.into();
         let (id, seq) = self.keep(Kind::Join, Arc::clone(&name), body)?;
         let membership = Membership(id.0);
-        let mut kept = Room::new(Arc::clone(&name), membership, options);
-        kept.asked(seq, true);
+        let kept = Room::new(Arc::clone(&name), membership, seq, options);
         self.rooms.insert(name, kept);
         self.pump(now);
         Ok(membership)

@@ -135,10 +135,10 @@ impl Machine {
                     self.tell(Event::Gap { room: Arc::clone(&name), range, position, reason: reason.as_ref().into() });
                     self.give_up_recovery(Some(&name));
                 }
-                // The answer to a join may be lost; a repeated join is answered again. So is one for a room that the server does not
-                // speak of: whether it has forgotten it or thinks nothing of it, the answer says.
-                (Phase::Joined, None) => self.join_again(&name, true),
-                (Phase::Joining { first, .. }, _) if first < welcome.next_seq => self.join_again(&name, false),
+                // The server does not speak of the room, or the answer to a join is lost. Whether it holds the membership or not, after a
+                // leave the next join is one that recovers; a member's would recover nothing.
+                (Phase::Joined, None) => self.leave_and_join_again(&name),
+                (Phase::Joining { seq }, _) if seq < welcome.next_seq => self.leave_and_join_again(&name),
                 (Phase::Joining { .. }, _) => {}
             }
         }
@@ -154,8 +154,8 @@ impl Machine {
             room.lose_session(&session);
             let waits = |last: u64| kept.iter().any(|(seq, entry)| *seq == last && entry.kind == Kind::Join && !entry.was_sent);
             match room.phase {
-                Phase::Joining { last, .. } if waits(last) => {}
-                Phase::Joining { .. } | Phase::Joined => self.join_again(name, true),
+                Phase::Joining { seq } if waits(seq) => {}
+                Phase::Joining { .. } | Phase::Joined => self.join_again(name),
             }
         }
         for (seq, entry) in kept.into_iter().filter(|(_, entry)| !entry.is_refused) {
@@ -174,9 +174,9 @@ impl Machine {
         let seq = self.outbox.push(entry.id, entry.kind, entry.room, entry.body);
         if is_join
             && let Some(room) = self.rooms.get_mut(&name)
-            && matches!(room.phase, Phase::Joining { last, .. } if last == old_seq)
+            && room.awaits(Some(old_seq))
         {
-            room.asked(seq, true);
+            room.phase = Phase::Joining { seq };
         }
     }
 
@@ -193,13 +193,18 @@ impl Machine {
         }
     }
 
+    fn leave_and_join_again(&mut self, name: &Arc<str>) {
+        self.outbox.push(NOBODY, Kind::Leave, Arc::clone(name), encode::leave(name));
+        self.join_again(name);
+    }
+
     /// Joins a room that is kept, from where the client stands in it.
-    pub(super) fn join_again(&mut self, name: &Arc<str>, is_first: bool) {
+    fn join_again(&mut self, name: &Arc<str>) {
         let Some(room) = self.rooms.get_mut(name) else { return };
         let options = &room.options;
         let body = encode::join(name, room.position.as_ref(), options.presence, options.state.as_deref(), options.latest);
         let seq = self.outbox.push(NOBODY, Kind::Join, Arc::clone(name), body);
-        room.asked(seq, is_first);
+        room.phase = Phase::Joining { seq };
     }
 
     /// Publications of lost sessions that no recovery will show any more: those of a room, or all.
