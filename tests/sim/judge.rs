@@ -74,7 +74,9 @@ impl World<'_> {
         }
         for other in self.active.iter().copied() {
             let peer = &self.peers[other];
-            let is_in = peer.wants.get(room) == Some(&true) && peer.kind == Kind::V1 && self.is_attentive(other);
+            // While commands are on their way it may be between a leave and a join.
+            let is_settled = peer.kind == Kind::V1 && peer.acked + 1 == peer.next_seq();
+            let is_in = peer.wants.get(room) == Some(&true) && is_settled && self.is_attentive(other);
             let since = peer.members.get(room).and_then(Option::as_ref).map(|member| member.since);
             if let (true, Some(since), Some(session)) = (is_in, since, peer.session) {
                 let is_known = !is_calm(since) || view.find(session).is_some();
