@@ -56,8 +56,9 @@ close_reasons! {
     InvalidUtf8 = (Some(1007), BackOff, true, "invalid_utf8"),
     /// A message above `message_bytes_max`.
     TooLarge = (Some(1009), BackOff, true, "too_large"),
-    /// No complete upgrade request, or no `connect`, within the handshake deadline.
-    HandshakeTimeout = (Some(4004), BackOff, true, "handshake_timeout"),
+    /// No complete upgrade request, or no `connect`, within the handshake deadline. Not 4004, which tells a client never to come again:
+    /// its `connect` may have been held up on the way.
+    HandshakeTimeout = (Some(4201), BackOff, true, "handshake_timeout"),
     /// The upgrade request was answered with an HTTP error; the refusal metrics say which.
     BadRequest = (None, Stop, true, "bad_request"),
     /// A plain HTTP question (health, readiness) was answered.
@@ -105,6 +106,17 @@ mod tests {
     fn the_discriminant_is_the_place_in_all() {
         for (index, reason) in CloseReason::ALL.iter().enumerate() {
             assert_eq!(*reason as usize, index);
+        }
+    }
+
+    /// A client goes by the code alone: a deadline that shared its code with a refusal made clients behind a slow network stop for ever.
+    #[test]
+    fn a_code_that_says_stop_is_never_given_for_what_may_be_tried_again() {
+        let stops = |retry: Retry| retry == Retry::Stop;
+        for reason in CloseReason::ALL.iter().filter(|reason| reason.code().is_some_and(|code| code != 1000)) {
+            for other in CloseReason::ALL.iter().filter(|other| other.code() == reason.code()) {
+                assert_eq!(stops(reason.retry()), stops(other.retry()), "{reason:?} and {other:?} share {:?}", reason.code());
+            }
         }
     }
 

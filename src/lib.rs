@@ -26,6 +26,7 @@
 //! | [`ws`] | RFC 6455: bytes to messages, and the upgrade | what a message means |
 //! | [`protocol`] | the JSON of both dialects, and the order of commands | connections and rooms |
 //! | [`shard`] | everything about connections, sessions, rooms and presence of one core | sockets, threads, clocks, entropy |
+//! | [`client`] | the Rust client: when to connect, what to send again, what is news; its transport on tokio comes with the feature `client` | the server's insides |
 //! | `fuzzing` | what the fuzz targets run: the core against other implementations and models; for tests only | the targets' inputs |
 //! | `uring` | how memory is shared with the kernel; the only `unsafe` | what a connection is |
 //! | `driver` | a shard's thread and its loop; carries what shards say to each other | what is in a message |
@@ -75,6 +76,7 @@
 //! - **What comes from outside is never asserted.** A peer's or the kernel's failure is a [`close::CloseReason`], and ends exactly
 //!   one connection; an assertion is about a programmer's promise.
 
+pub mod client;
 pub mod close;
 pub mod limits;
 pub mod planted;

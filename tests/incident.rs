@@ -388,7 +388,7 @@ fn a_header_drip_ends_at_the_deadline(setup: &Setup) {
 fn a_client_that_never_says_connect_ends_at_the_deadline(setup: &Setup) {
     let server = setup.start(&["--handshake-deadline", "500ms"]);
     let mut client = Client::open(server.data, "/ws", Some("throng.v1"));
-    assert_eq!(client.expect_end().code(), Some(4004));
+    assert_eq!(client.expect_end().code(), Some(4201));
     server.assert_nothing_left();
 }
 

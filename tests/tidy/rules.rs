@@ -31,8 +31,9 @@ const IMPORTS: [(&str, &[&str]); 16] = [
     ("web", &["limits", "close", "time"]),
 ];
 
-/// Files that read a clock: the driver's, that of the load generator, and that of the tests.
-const CLOCKS: [&str; 3] = ["src/driver/clock.rs", "src/capacity/clock.rs", "tests/support/deadline.rs"];
+/// Files that read a clock: the driver's, that of the client's transport, that of the load generator, and that of the tests.
+const CLOCKS: [&str; 4] =
+    ["src/driver/clock.rs", "src/client/transport/clock.rs", "src/capacity/clock.rs", "tests/support/deadline.rs"];
 
 /// What stands at the top level.
 const TOP_LEVEL: [&str; 21] = [

@@ -100,7 +100,7 @@ fn a_dripped_request_and_a_missing_connect_end_with_the_deadline() {
     }
     world.pass(1_200);
     assert!(world.clients[drip].http.starts_with(b"HTTP/1.1 4"), "{:?}", String::from_utf8_lossy(&world.clients[drip].http));
-    assert_eq!(world.close_codes(mute), [Some(4004)]);
+    assert_eq!(world.close_codes(mute), [Some(4201)]);
     world.pass(CLOSE_LINGER_MS + 100);
     assert!(world.clients[drip].closed && world.clients[mute].closed);
     world.end_all();
