@@ -14,7 +14,7 @@ use super::{ABANDONED, Link, Machine, Session, Told};
 use crate::client::event::Cause;
 use crate::time::Millis;
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// What the client's own commands (joins after a reconnect) are named: nobody waits for them.
@@ -176,12 +176,16 @@ impl Machine {
                 Phase::Joining { .. } | Phase::Joined => self.join_again(name),
             }
         }
+        // Of each room the last leave: what was said before it is of another membership than the present one.
+        let leaves = kept.iter().filter(|(_, entry)| entry.kind == Kind::Leave);
+        let left: BTreeMap<Arc<str>, u64> = leaves.map(|(seq, entry)| (Arc::clone(&entry.room), *seq)).collect();
         for name in rooms_left(&kept) {
             let body = encode::join(&name, None, false, None, false);
             self.outbox.push(NOBODY, Kind::Join, name, body);
         }
         for (seq, entry) in kept.into_iter().filter(|(_, entry)| !entry.is_refused) {
-            if !entry.was_sent || (entry.kind == Kind::SetState && self.rooms.contains_key(&entry.room)) {
+            let is_left = left.get(&entry.room).is_some_and(|leave| *leave > seq);
+            if !entry.was_sent || (entry.kind == Kind::SetState && !is_left && self.rooms.contains_key(&entry.room)) {
                 self.push_again(seq, entry);
             } else {
                 self.leave_open(&session, seq, entry);

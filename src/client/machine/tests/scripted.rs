@@ -319,6 +319,25 @@ fn what_was_asked_before_a_leave_without_a_connection_is_sent_as_a_member_of_a_n
 }
 
 #[test]
+fn the_state_of_an_earlier_membership_is_not_sent_again_in_a_new_session() {
+    let mut peer = Peer::in_room(JoinOptions::default());
+    let early = peer.machine.set_state(peer.now, "r", "1").expect("it is taken");
+    peer.machine.leave(peer.now, "r").expect("it was joined");
+    peer.machine.join(peer.now, "r", JoinOptions { state: Some("2".into()), ..JoinOptions::default() }).expect("it was left");
+    let late = peer.machine.set_state(peer.now, "r", "3").expect("it is taken");
+    assert_eq!(peer.said().len(), 4);
+    peer.machine.handle_ended(peer.now, peer.socket);
+    peer.wait();
+    peer.open();
+    peer.welcome(&json!({"sessionId": "s2"}));
+    let said: Vec<(Value, Value)> = peer.said().iter().map(|said| (said["type"].clone(), said["state"].clone())).collect();
+    assert_eq!(said, [(json!("join_room"), json!(3)), (json!("set_state"), json!(3))]);
+    assert_eq!(peer.news(), [Event::Unknown(early)]);
+    peer.say(json!({"type": "ack", "seq": 2}));
+    assert_eq!(peer.news(), [Event::Acked(late)]);
+}
+
+#[test]
 fn a_refusal_for_now_holds_everything_back_and_only_that_one_is_sent_again() {
     let mut peer = Peer::in_room(JoinOptions::default());
     for n in ["0", "1"] {
