@@ -239,9 +239,11 @@ impl World<'_> {
     fn app_set_state(&mut self, client: usize, room: u8) {
         let room = self.joined_room(client, room);
         let state = self.rng.below(1_000) as u32;
-        let is_behind = self.is_behind(client);
+        let (is_behind, number) = (self.is_behind(client), client);
         let client = &mut self.clients[client];
         let asked = client.machine.set_state(self.now.mono, &self.rooms[room].name, &state.to_string());
+        trace!(self, "client {number} says {state} of itself in room {room}: {asked:?}");
+        let client = &mut self.clients[number];
         match asked {
             Ok(command) => {
                 client.asked.push(Asked::new(command, Wish::SetState { room }, client.sessions_lost));
