@@ -4,6 +4,7 @@
 //! `told`. One connection of a client is a socket and a peer as any other's, so that what the server owes to whoever did nothing wrong
 //! is owed to it, too: `tap` reads with it just enough of what the server says to know.
 
+use crate::hear::SMALL_HISTORY;
 use crate::peer::{PUBLICATION_NAME_BYTES, Publication, USERS, data, digest};
 use crate::plan::{Cut, Fault, Op, Reading};
 use crate::told::{Asked, Fate, View, Wish};
@@ -84,7 +85,10 @@ impl World<'_> {
         let mut views = Vec::new();
         views.resize_with(rooms, || None);
         let machine = Machine::new(identity, self.rng.next(), self.now.mono);
-        let is_slow = self.shape.has(Fault::ShortSend) || self.shape.limits.send_queue_bytes_max < 64 * 1024;
+        let limits = &self.shape.limits;
+        // Where hardly anything is kept, more may be published than that while a room is taken up again.
+        let is_small = limits.send_queue_bytes_max < 64 * 1024 || limits.history_publications_max < SMALL_HISTORY;
+        let is_slow = self.shape.has(Fault::ShortSend) || is_small;
         self.clients.push(Client {
             machine,
             user,

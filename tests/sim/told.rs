@@ -171,7 +171,6 @@ impl World<'_> {
             (Recovery::Complete, Some(position)) => {
                 check!(position <= head, "numbering", "client {client} stood at {position} of room {room}, whose head is {head}");
                 self.tally.recovered += u64::from(position < head);
-                self.clients[client].may_lag |= self.shape.limits.history_publications_max < crate::hear::SMALL_HISTORY;
             }
             (Recovery::Gap(_), Some(position)) => {
                 let may_be = self.is_gap_allowed(room, position, head);
