@@ -4,6 +4,7 @@
 //! `told`. One connection of a client is a socket and a peer as any other's, so that what the server owes to whoever did nothing wrong
 //! is owed to it, too: `tap` reads with it just enough of what the server says to know.
 
+use crate::delays::Delays;
 use crate::hear::SMALL_HISTORY;
 use crate::peer::{PUBLICATION_NAME_BYTES, Publication, USERS, data, digest};
 use crate::plan::{Cut, Fault, Op, Reading};
@@ -58,6 +59,10 @@ pub(crate) struct Client {
     pub(crate) session: Option<u32>,
     /// Sessions that were followed by another.
     pub(crate) sessions_lost: u32,
+    /// Since when it has had no connection on which its session was known, and how long the server keeps it then, in ms.
+    pub(crate) away_since: Option<Millis>,
+    pub(crate) resume_ttl_ms: Option<u64>,
+    pub(crate) delays: Delays,
     /// By room: what its application knows of it, while it wants to be in it.
     pub(crate) views: Vec<Option<View>>,
     /// By room: where the application stood when it was last in it.
@@ -99,6 +104,9 @@ impl World<'_> {
             is_closed: false,
             session: None,
             sessions_lost: 0,
+            away_since: None,
+            resume_ttl_ms: None,
+            delays: Delays::default(),
             views,
             past,
             asked: Vec::new(),
@@ -374,6 +382,7 @@ impl World<'_> {
 
     /// From now on a client's session must be taken for gone, unless it is taken up again.
     pub(crate) fn session_gone(&mut self, client: usize) {
+        self.clients[client].away_since.get_or_insert(self.now.mono);
         if let Some(session) = self.clients[client].session {
             let gone = self.gone_now();
             self.sessions.set_gone(session, Some(gone));
@@ -500,6 +509,7 @@ impl World<'_> {
             }
             busy |= self.transmit(client);
             busy |= self.take_events(client);
+            self.watch_delay(client);
             if !busy {
                 return round > 0;
             }
@@ -589,6 +599,7 @@ impl World<'_> {
         self.clients[client].machine.handle_received(self.now.mono, link.socket, &bytes);
         self.read_buffer = bytes;
         self.serve(client);
+        self.clients[client].delays.forget();
         true
     }
 }
