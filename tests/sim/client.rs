@@ -10,6 +10,7 @@ use crate::peer::{PUBLICATION_NAME_BYTES, Publication, USERS, data, digest};
 use crate::plan::{Cut, Fault, Op, Reading};
 use crate::told::{Asked, Fate, View, Wish};
 use crate::world::World;
+use std::collections::HashSet;
 use throng::client::{Action, Identity, JoinOptions, Machine, SocketId};
 use throng::shard::Ended;
 use throng::time::Millis;
@@ -70,6 +71,8 @@ pub(crate) struct Client {
     pub(crate) asked: Vec<Asked>,
     pub(crate) publications: Vec<Publication>,
     pub(crate) casts: u32,
+    /// Rooms and offsets at which it was shown what a lost session of its own had published, without the number that would tell.
+    pub(crate) unsigned: HashSet<(usize, u64)>,
     /// It may have been too slow, so that the server may have had to pass something over.
     pub(crate) may_lag: bool,
 }
@@ -112,6 +115,7 @@ impl World<'_> {
             asked: Vec::new(),
             publications: Vec::new(),
             casts: 0,
+            unsigned: HashSet::new(),
             may_lag: is_slow || self.shape.has(Fault::MemoryBudget),
         });
         let client = self.clients.len() - 1;
@@ -144,6 +148,13 @@ impl World<'_> {
             }
             Op::Cut(cut) => self.cut(client, cut),
             Op::Read(reading) => self.client_reads_as(client, reading),
+            Op::Rejoin { room } => {
+                let room = self.joined_room(client, room);
+                self.app_set_state(client, room as u8);
+                self.app_leave(client, room as u8);
+                let watches = self.rng.chance(3);
+                self.app_join(client, room, watches, true);
+            }
             Op::CloseClient => self.app_close(client),
             // Harmless at any time.
             Op::Ping | Op::Publish { .. } | Op::Burst { .. } => self.clients[client].machine.handle_timeout(self.now.mono),

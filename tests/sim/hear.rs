@@ -237,7 +237,8 @@ impl World<'_> {
         check!(!publication.refused, "exactly once", "{author}'s {number} was refused, and is at {offset}");
         check!(publication.digest == digest(raw), "data", "{reader}: {:?} is not what was written", String::from_utf8_lossy(raw));
         check!(publication.room == room, "broadcast", "{author} wrote {number} in another room");
-        let is_lost = self.is_lost(reader, session);
+        let is_unsigned = |client: usize| self.clients[client].unsigned.contains(&(room, offset));
+        let is_lost = self.is_lost(reader, session) && reader.checked_sub(FIRST_CLIENT).is_some_and(is_unsigned);
         check!(author != reader || publication.echo || is_lost, "own copy", "{reader} got its own {number} without asking");
         let known = Entry::Seen { author, number: number as u32 };
         let entry = self.rooms[room].entry(offset);

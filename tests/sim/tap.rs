@@ -10,6 +10,8 @@ use throng::client::State;
 
 /// How a `welcome` begins.
 const WELCOME: &[u8] = br#"{"type":"welcome""#;
+/// How a `broadcast` begins.
+const BROADCAST: &[u8] = br#"{"type":"broadcast""#;
 /// How a `reconnect` begins.
 const RECONNECT: &[u8] = br#"{"type":"reconnect""#;
 /// By how much the server may be early in giving up a session, in ms: it counts in ticks.
@@ -54,6 +56,8 @@ impl World<'_> {
                     trace!(self, "peer {id} <- {}", String::from_utf8_lossy(payload));
                     if payload.starts_with(WELCOME) {
                         self.tap_welcome(id, client, payload);
+                    } else if self.clients[client].sessions_lost > 0 && payload.starts_with(BROADCAST) {
+                        self.tap_broadcast(client, payload);
                     } else if payload.starts_with(RECONNECT) {
                         let after_ms = Object::parse(payload).and_then(|message| message.number("afterMs"));
                         self.clients[client].delays.announce(after_ms.unwrap_or(0));
@@ -105,6 +109,19 @@ impl World<'_> {
             if self.sessions.gone(before).is_none() {
                 self.sessions.set_gone(before, Some(gone));
             }
+        }
+    }
+
+    /// Notes what a client can't know to be its own.
+    fn tap_broadcast(&mut self, client: usize, payload: &[u8]) {
+        let Some(message) = Object::parse(payload) else { fail!("JSON", "{:?}", String::from_utf8_lossy(payload)) };
+        let author = message.get("data").and_then(Object::parse).and_then(|data| data.number("a"));
+        if author != Some((FIRST_CLIENT + client) as u64) || message.has("seq") {
+            return;
+        }
+        let room = self.rooms.iter().position(|room| room.raw.as_bytes() == message.text("roomId"));
+        if let (Some(room), Some(offset)) = (room, message.number("offset")) {
+            self.clients[client].unsigned.insert((room, offset));
         }
     }
 
