@@ -94,6 +94,15 @@ close_reasons! {
 }
 
 impl CloseReason {
+    /// Whether the client may come back for its session: not after a clean end, nor where it is told to stop or to begin anew.
+    pub const fn keeps_session(self) -> bool {
+        match self {
+            CloseReason::PeerCode => true,
+            CloseReason::Clean | CloseReason::Drain | CloseReason::StateInsufficient => false,
+            _ => !matches!(self.retry(), Retry::Stop),
+        }
+    }
+
     /// Number of reasons: the length of a counter array.
     pub const COUNT: usize = CloseReason::ALL.len();
 }

@@ -44,6 +44,10 @@ pub const PRESENCE_PAGE_BYTES_MAX: usize = 32 * 1024;
 
 // ---- sessions and sequence --------------------------------------------------------------------------------------------------
 
+/// Time for which a session without a connection may be resumed, in ms. At it the session ends.
+pub const RESUME_TTL_MS: u64 = 120_000;
+/// Tokens of earlier connections of a session that hold at most. Beyond: the oldest does not hold any more.
+pub const RESUME_TOKENS_MAX: u8 = 16;
 /// Undecided commands of a session. At it the server stops reading the connection. 64, so that decided ones fit a `u64` map.
 pub const WINDOW: u32 = 64;
 /// Commands in a session's reorder buffer. At it the buffer is freed and `nack` sent again.
@@ -206,6 +210,9 @@ pub struct Limits {
     pub timeout_ms: u64,
     /// How long an abnormally closed session keeps its presence, in ms. At it the others are told that it left.
     pub presence_grace_ms: u64,
+    /// How long a session without a connection may be resumed, in ms; 0: not at all. At it the session ends. There are as many places
+    /// for such sessions as for connections; when they are taken the one that has waited longest ends early.
+    pub resume_ttl_ms: u64,
     /// See [`REORDER_AGE_MS`].
     pub reorder_age_ms: u64,
     /// See [`HANDSHAKE_DEADLINE_MS`].
@@ -233,6 +240,7 @@ impl Default for Limits {
             heartbeat_idle_ms: 25_000,
             timeout_ms: 6_000,
             presence_grace_ms: 8_000,
+            resume_ttl_ms: RESUME_TTL_MS,
             reorder_age_ms: REORDER_AGE_MS,
             handshake_deadline_ms: HANDSHAKE_DEADLINE_MS,
             lane_places: None,

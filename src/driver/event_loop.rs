@@ -50,6 +50,7 @@ pub(super) struct Parts {
     pub(super) listener: OwnedFd,
     pub(super) mailbox: Receiver<Mail>,
     pub(super) seed: [u8; 32],
+    pub(super) secret: [u8; 32],
     pub(super) limits: Limits,
     pub(super) echo: bool,
     pub(super) ring: RingConfig,
@@ -103,7 +104,7 @@ impl<H: Host> EventLoop<H> {
     /// # Errors
     /// What the kernel says to the ring.
     pub(super) fn new(parts: Parts, host: H) -> io::Result<EventLoop<H>> {
-        let Parts { id, shared, mesh, listener, mailbox, seed, limits, echo, ring: sizes } = parts;
+        let Parts { id, shared, mesh, listener, mailbox, seed, secret, limits, echo, ring: sizes } = parts;
         let slots = sizes.slots as usize;
         let mut ring = Ring::on(host.open(&sizes)?, sizes)?;
         ring.enable()?;
@@ -111,7 +112,7 @@ impl<H: Host> EventLoop<H> {
         let looked = host.micros();
         let now = host.at(looked);
         let submissions = ring.room_max();
-        let config = ShardConfig { id, shards: shared.plan.shards, slots, limits, echo, seed };
+        let config = ShardConfig { id, shards: shared.plan.shards, slots, limits, echo, seed, secret };
         Ok(EventLoop {
             id,
             host,

@@ -192,7 +192,8 @@ impl Server {
         let failed = |error| StartError::Listen { address: options.listen, error };
         let listeners = socket::listen(options.listen, plan.shards).map_err(failed)?;
         let address = listeners[0].local_addr().map_err(failed)?;
-        let seed = clock::entropy().map_err(|error| StartError::System { what: "entropy", error })?;
+        let entropy = || clock::entropy().map_err(|error| StartError::System { what: "entropy", error });
+        let (seed, secret) = (entropy()?, entropy()?);
 
         let mut posts = Vec::new();
         let mut mailboxes = Vec::new();
@@ -219,6 +220,7 @@ impl Server {
             listener: listener.into(),
             mailbox,
             seed,
+            secret,
             limits: options.limits.clone(),
             echo: options.echo,
             ring: plan.ring(kernel.incremental_buffers),

@@ -19,6 +19,10 @@ use std::ops::Range;
 pub struct Welcome<'a> {
     /// The session: the connection's id in presence and in `from`.
     pub session: u64,
+    /// How the client may come back for it; none if it may not.
+    pub resume: Option<ResumeOffer<'a>>,
+    /// What the client missed, if the session goes on.
+    pub resumed: Option<ResumedSession<'a>>,
     /// The first `seq` that is expected.
     pub next_seq: u64,
     /// Silence after which the server pings, in ms.
@@ -35,12 +39,60 @@ pub struct Welcome<'a> {
     pub server_time: WallMillis,
 }
 
+/// How a session may be resumed.
+#[derive(Clone, Copy, Debug)]
+pub struct ResumeOffer<'a> {
+    /// The token: text that needs no escape.
+    pub token: &'a [u8],
+    /// How long the session waits without a connection, in ms.
+    pub ttl_ms: u64,
+}
+
+/// What a client that went on with its session is told.
+#[derive(Clone, Copy, Debug)]
+pub struct ResumedSession<'a> {
+    /// The fields of `rooms`, as [`write_resumed_room`] and [`write_lost_room`] wrote them.
+    pub rooms: &'a [u8],
+    /// Commands that were refused for good, of which the client may not know.
+    pub failed: &'a [(u64, ErrorCode)],
+}
+
+/// Writes the field of `welcome.rooms` for a room of which everything that the client missed follows: `count` publications.
+pub fn write_resumed_room(out: &mut Vec<u8>, room: &[u8], count: u64) {
+    begin_field(out, room);
+    number(out, b"{\"complete\":true,\"count\":", count);
+    out.push(b'}');
+}
+
+/// Writes the field of `welcome.rooms` for a room of which something is lost: its client goes on from `offset`.
+pub fn write_lost_room(out: &mut Vec<u8>, room: &[u8], reason: GapReason, epoch_: u64, offset: u64) {
+    begin_field(out, room);
+    word(out, b"{\"gap\":{\"reason\":\"", reason.wire());
+    out.push(b'}');
+    epoch(out, epoch_);
+    number(out, b",\"offset\":", offset);
+    out.push(b'}');
+}
+
+fn begin_field(out: &mut Vec<u8>, key: &[u8]) {
+    if !out.is_empty() {
+        out.push(b',');
+    }
+    write_string(out, key);
+    out.push(b':');
+}
+
 /// Writes `welcome`.
 pub fn write_welcome(out: &mut Vec<u8>, welcome: &Welcome<'_>) {
     out.extend_from_slice(b"{\"type\":\"welcome\",\"sessionId\":\"");
     write_id64(out, welcome.session);
-    // `resumeToken` and `resumeTtlMs` stand here once sessions can be resumed; then `resumed` may be true, with `rooms` and `failed`.
-    out.extend_from_slice(b"\",\"resumed\":false");
+    out.push(b'"');
+    if let Some(resume) = &welcome.resume {
+        out.extend_from_slice(b",\"resumeToken\":\"");
+        out.extend_from_slice(resume.token);
+        number(out, b"\",\"resumeTtlMs\":", resume.ttl_ms);
+    }
+    write_resumed(out, welcome.resumed.as_ref());
     number(out, b",\"nextSeq\":", welcome.next_seq);
     number(out, b",\"heartbeatMs\":", welcome.heartbeat_ms);
     number(out, b",\"timeoutMs\":", welcome.timeout_ms);
@@ -65,6 +117,24 @@ pub fn write_welcome(out: &mut Vec<u8>, welcome: &Welcome<'_>) {
     }
     number(out, b"],\"serverTimeMs\":", welcome.server_time.0);
     out.push(b'}');
+}
+
+fn write_resumed(out: &mut Vec<u8>, resumed: Option<&ResumedSession<'_>>) {
+    let Some(resumed) = resumed else {
+        out.extend_from_slice(b",\"resumed\":false");
+        return;
+    };
+    out.extend_from_slice(b",\"resumed\":true,\"rooms\":{");
+    out.extend_from_slice(resumed.rooms);
+    out.push(b'}');
+    for (place, (seq, code)) in resumed.failed.iter().enumerate() {
+        number(out, if place == 0 { b",\"failed\":[{\"seq\":" } else { b",{\"seq\":" }, *seq);
+        word(out, b",\"code\":\"", code.wire());
+        out.push(b'}');
+    }
+    if !resumed.failed.is_empty() {
+        out.push(b']');
+    }
 }
 
 /// Why a recovery could not be whole.

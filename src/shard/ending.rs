@@ -32,8 +32,7 @@ pub(crate) enum Goodbye {
 impl Shard {
     /// Ends a connection.
     pub(crate) fn end(&mut self, now: Now, slot: u32, reason: CloseReason, goodbye: Goodbye) {
-        let connection = &mut self.connections[slot as usize];
-        match connection.state {
+        match self.connections[slot as usize].state {
             State::Free => return,
             State::Goodbye => {
                 // It has ended already; only the socket is left.
@@ -42,8 +41,10 @@ impl Shard {
                 }
                 return;
             }
-            State::Upgrading | State::Opening | State::Open => {}
+            State::Moving if self.is_handed_over(slot) => return,
+            State::Upgrading | State::Opening | State::Moving | State::Open => {}
         }
+        let connection = &mut self.connections[slot as usize];
         connection.state = State::Goodbye;
         connection.reason = reason;
         let upgraded = connection.flags.has(Flags::UPGRADED);
@@ -51,6 +52,8 @@ impl Shard {
         self.count_end(upgraded, reason);
         // What it said and what could not be done yet is not done any more.
         self.drop_held(slot);
+        self.drop_move(slot);
+        self.drop_resuming(slot);
         self.stop_feeding(slot);
         if session.is_some() && !(is_planted(Bug::ResetSkipsCleanup) && reason == CloseReason::Reset) {
             self.end_session(now, session, reason);

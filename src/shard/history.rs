@@ -90,6 +90,13 @@ impl History {
     }
 }
 
+impl Publication {
+    /// Whether a session gets it: its own it knows, unless it asked for them.
+    pub(crate) fn is_for(&self, reader: SessionId) -> bool {
+        self.author != reader || self.echo
+    }
+}
+
 /// A publication as a room has just taken it.
 pub(crate) struct Taken {
     pub(crate) room: HomeIndex,

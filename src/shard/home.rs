@@ -136,7 +136,7 @@ impl Shard {
         };
         let room = self.presences[presence].room;
         let home = &self.homes[room.0 as usize];
-        let recovery = self.recovery(room, join.since);
+        let recovery = self.recovery(room, join.since, ask.session);
         let (epoch, offset, version) = (home.epoch, home.offset, home.version);
         let roster = self.roster(room, join.watches);
         let consequence = Consequence::Joined {

@@ -17,11 +17,11 @@ use super::local::{Pass, Stage};
 use super::mesh::{Ask, Body, Command, Consequence, LocalRef, MeshMessage, Roster, SessionId};
 use super::recovery::Recovery;
 use super::seam::{Key, Lane, LaneRoom, ShardId};
-use super::session::{NO_CONNECTION, Phase};
+use super::resume::{Resumed, members_of};
+use super::session::NO_CONNECTION;
 use crate::limits::{CONSEQUENCES_PER_COMMAND_MAX, PASSES_MAX};
 use crate::planted::{Bug, is_planted};
-use crate::protocol::encode::{self, Counts, ErrorFrame, LeftReason, Members, Presence, RoomJoined};
-use crate::protocol::id64::id64;
+use crate::protocol::encode::{self, ErrorFrame, LeftReason, Presence, RoomJoined};
 use crate::time::Now;
 use std::collections::VecDeque;
 
@@ -266,21 +266,25 @@ impl Shard {
         match consequence {
             Consequence::Joined { .. } => self.apply_joined(now, consequence),
             Consequence::NotJoined { session, membership, seq, code } => {
-                let Some(index) = self.resolve_session(session) else { return };
-                match self.sessions[index].phase {
-                    Phase::Ending => self.drop_membership(membership),
-                    Phase::Attached | Phase::Detached => self.unlink_membership(membership),
+                if self.resolve_session(session).is_none() {
+                    return;
+                }
+                match self.memberships[membership].stage {
+                    Stage::Abandoned => self.drop_membership(membership),
+                    _ => self.unlink_membership(membership),
                 }
                 self.conclude(session, seq, Some(code));
+                self.complete_resume(now, session);
             }
             Consequence::Left { session, membership, seq } => {
                 let Some(index) = self.resolve_session(session) else { return };
-                if self.sessions[index].phase == Phase::Ending {
+                if self.memberships[membership].stage == Stage::Departing {
                     self.drop_membership(membership);
+                    self.conclude(session, seq, None);
                     return;
                 }
                 let slot = self.sessions[index].connection;
-                if slot != NO_CONNECTION {
+                if self.is_open(slot) {
                     let room = self.memberships[membership].room;
                     let mut json = std::mem::take(&mut self.json);
                     json.clear();
@@ -309,13 +313,18 @@ impl Shard {
             Consequence::Answer { session, frame } => {
                 let Some(index) = self.resolve_session(session) else { return };
                 let slot = self.sessions[index].connection;
-                if slot != NO_CONNECTION {
+                if self.is_open(slot) {
                     let frame = self.out.frames.adopt(&mut self.stats, frame);
                     self.push_frame(slot, frame);
                     self.release_frame(frame);
                 }
             }
         }
+    }
+
+    /// Whether a session's connection is there and may be told something: before its welcome it may not.
+    pub(crate) fn is_open(&self, slot: u32) -> bool {
+        slot != NO_CONNECTION && self.connections[slot as usize].state == State::Open
     }
 
     /// Begins the fan-out of a presence message to the watchers here. Takes over the caller's reference.
@@ -330,10 +339,10 @@ impl Shard {
     fn conclude(&mut self, session: SessionId, seq: u64, declined: Option<crate::protocol::ErrorCode>) {
         let Some(index) = self.resolve_session(session) else { return };
         let slot = self.sessions[index].connection;
-        if slot == NO_CONNECTION {
-            return;
+        if let (Some(code), true) = (declined, seq > 0) {
+            self.note_refusal(index, seq, code);
         }
-        if let Some(code) = declined {
+        if let (Some(code), true) = (declined, self.is_open(slot)) {
             self.send_error(slot, &ErrorFrame { seq: (seq > 0).then_some(seq), ..ErrorFrame::new(code) });
         }
         if seq > 0 {
@@ -362,7 +371,7 @@ impl Shard {
             Stage::Joining => record.stage = Stage::Joined,
             // A repeated join, with its leave on the way or not: it is in the member list already.
             Stage::Joined | Stage::Leaving | Stage::Abandoned => {}
-            Stage::Owed => return self.give_roster(roster),
+            Stage::Owed | Stage::Departing => return self.give_roster(roster),
         }
         record.presence = presence;
         self.locals[local.0 as usize].home_room = room;
@@ -376,33 +385,29 @@ impl Shard {
             return;
         }
         let slot = self.sessions[index].connection;
-        if slot == NO_CONNECTION {
+        if slot == NO_CONNECTION || self.connections[slot as usize].state == State::Opening {
+            if self.memberships[membership].feed.is_resuming() {
+                self.resume_room(slot, membership, &Resumed { epoch, offset, recovery, version, roster: &roster });
+            }
             self.give_roster(roster);
+            // A command of the session's may have asked for it, of which its client learns with the welcome.
+            self.conclude(session, seq, None);
+            self.complete_resume(now, session);
             return;
         }
-        debug_assert_eq!(self.connections[slot as usize].state, State::Open);
         let mut json = std::mem::take(&mut self.json);
         json.clear();
-        let cursor = match &roster {
-            Roster::Page { cursor, .. } => cursor.map(id64),
-            Roster::Unasked | Roster::Counts { .. } => None,
-        };
-        let members = match &roster {
-            Roster::Unasked => None,
-            Roster::Page { members, .. } => Some(Members::Page { members, cursor: cursor.as_ref().map(|cursor| &cursor[..]) }),
-            Roster::Counts { users, connections } => {
-                Some(Members::Counts(Counts { users: u64::from(*users), connections: u64::from(*connections) }))
-            }
-        };
+        let mut cursor = Default::default();
+        let members = members_of(&roster, &mut cursor);
         let joined = RoomJoined {
             room: self.locals[local.0 as usize].id.as_bytes(),
             seq: (seq > 0).then_some(seq),
             epoch,
             offset,
-            recovered: matches!(recovery, Recovery::From(_)),
+            recovered: matches!(recovery, Recovery::From { .. }),
             gap: match recovery {
                 Recovery::Gap(reason) => Some(reason),
-                Recovery::Unasked | Recovery::From(_) => None,
+                Recovery::Unasked | Recovery::From { .. } => None,
             },
             presence: members.map(|members| Presence { version, members }),
         };
@@ -418,7 +423,7 @@ impl Shard {
         if is_new {
             self.enter(membership);
             self.hasten_heartbeat(slot, now);
-            if let Recovery::From(cursor) = recovery
+            if let Recovery::From { cursor, .. } = recovery
                 && cursor < offset
             {
                 self.begin_behind(slot, membership, cursor);

@@ -29,6 +29,8 @@ pub(crate) enum Stage {
     Joined,
     /// The home was asked to end it, and the session waits for the answer.
     Leaving,
+    /// The home was asked to end it, and the session does not wait for the answer any more.
+    Departing,
     /// The session is gone; the leave waits for room in the lane to the home.
     Owed,
     /// The session is gone while the home was asked to join it: the leave is owed once the answer is there.
@@ -59,6 +61,7 @@ pub(crate) struct Feed(u8);
 impl Feed {
     const BEHIND: u8 = 1;
     const LATEST: u8 = 2;
+    const RESUMING: u8 = 4;
 
     /// It is fed from its room's history.
     pub(crate) fn is_behind(self) -> bool {
@@ -67,6 +70,13 @@ impl Feed {
     /// It wants the newest of what supersedes one another (`mode` is `latest`).
     pub(crate) fn is_latest(self) -> bool {
         self.0 & Self::LATEST != 0
+    }
+    /// The home was asked, for a connection that resumes, what its client missed.
+    pub(crate) fn is_resuming(self) -> bool {
+        self.0 & Self::RESUMING != 0
+    }
+    pub(crate) fn set_resuming(&mut self, resuming: bool) {
+        self.set(Self::RESUMING, resuming);
     }
     fn set(&mut self, bit: u8, is_set: bool) {
         self.0 = self.0 & !bit | if is_set { bit } else { 0 };
@@ -461,6 +471,10 @@ impl Shard {
                         continue;
                     }
                     let connection = &self.connections[slot as usize];
+                    if connection.state == State::Opening && pass.watchers_only {
+                        self.say_behind_welcome(slot, pass.frame);
+                        continue;
+                    }
                     if connection.state == State::Open && !connection.flags.has(Flags::OVERFLOWED) {
                         if pass.offset > 0 && !is_behind && self.lags(slot, member.membership, self.out.frames.length(pass.frame)) {
                             // Everything below this one it has had, or it was not for it.
@@ -529,6 +543,6 @@ impl Shard {
             && self
                 .connections
                 .get(session.connection as usize)
-                .is_some_and(|connection| connection.state == State::Open && connection.session == membership.session)
+                .is_some_and(|it| matches!(it.state, State::Opening | State::Open) && it.session == membership.session)
     }
 }

@@ -38,7 +38,12 @@ pub(crate) enum Recovery {
     /// No position was given.
     Unasked,
     /// Everything after the position is there.
-    From(u64),
+    From {
+        /// The position.
+        cursor: u64,
+        /// Publications after it that are for the one who asks.
+        count: u32,
+    },
     /// Something was lost.
     Gap(GapReason),
 }
@@ -89,12 +94,23 @@ impl Shard {
     // ---- at the home ----------------------------------------------------------------------------------------------------
 
     /// What a position means in a room.
-    pub(crate) fn recovery(&self, room: HomeIndex, since: Option<Position>) -> Recovery {
+    ///
+    /// `reader` is who asks: what it published itself is not for it, unless it asked for that.
+    pub(crate) fn recovery(&self, room: HomeIndex, since: Option<Position>, reader: SessionId) -> Recovery {
         let home = &self.homes[room.0 as usize];
         match since {
             None => Recovery::Unasked,
             Some(Position { epoch, .. }) if epoch != Some(home.epoch) => Recovery::Gap(GapReason::EpochChanged),
-            Some(Position { offset, .. }) if offset >= home.history.lost && offset <= home.offset => Recovery::From(offset),
+            Some(Position { offset, .. }) if offset >= home.history.lost && offset <= home.offset => {
+                let mut count = 0;
+                let mut at = self.first_after(room, offset, PublicationIndex::NONE);
+                while at.is_some() {
+                    let publication = &self.history.publications[at.at()];
+                    count += u32::from(publication.is_for(reader));
+                    at = publication.newer_in_room;
+                }
+                Recovery::From { cursor: offset, count }
+            }
             Some(_) => Recovery::Gap(GapReason::Expired),
         }
     }
@@ -112,8 +128,7 @@ impl Shard {
         let mut at = self.first_after(room, to, hint);
         while at.is_some() {
             let publication = &self.history.publications[at.0 as usize];
-            // Its own it knows, unless it asked for them.
-            if publication.author != ask.session || publication.echo {
+            if publication.is_for(ask.session) {
                 let length = self.out.frames.length(publication.frame);
                 if !taken.is_empty() && bytes + length > RECOVERY_CHUNK_BYTES_MAX {
                     break;
@@ -144,7 +159,7 @@ impl Shard {
             None => encode::write_error(&mut json, &ErrorFrame { id, ..ErrorFrame::new(ErrorCode::NotJoined) }),
             Some(presence) => {
                 let room = self.presences[presence].room;
-                self.write_history(&mut json, room, id, since, limit.max(1));
+                self.write_history(&mut json, ask.session, room, id, since, limit.max(1));
             }
         }
         let frame = self.text_frame(&json);
@@ -155,11 +170,20 @@ impl Shard {
         self.decide(now, ask, None);
     }
 
-    fn write_history(&self, json: &mut Vec<u8>, room: HomeIndex, id: Option<&str>, since: Option<Position>, limit: u32) {
+    #[expect(clippy::too_many_arguments, reason = "the fields of one question")]
+    fn write_history(
+        &self,
+        json: &mut Vec<u8>,
+        reader: SessionId,
+        room: HomeIndex,
+        id: Option<&str>,
+        since: Option<Position>,
+        limit: u32,
+    ) {
         let home = &self.homes[room.0 as usize];
-        let (start, gap) = match self.recovery(room, since) {
+        let (start, gap) = match self.recovery(room, since, reader) {
             Recovery::Unasked => (home.history.lost, None),
-            Recovery::From(offset) => (offset, None),
+            Recovery::From { cursor, .. } => (cursor, None),
             Recovery::Gap(reason) => (home.history.lost, Some(reason)),
         };
         let id = id.map(str::as_bytes);

@@ -1,16 +1,19 @@
-//! A session: who speaks, what is decided of its commands, and the rooms it is in. It outlives its connection by the presence
-//! grace if that ended abnormally, and until every leave it owes is sent.
+//! A session: who speaks, what is decided of its commands, and the rooms it is in. It outlives its connection: its memberships by the
+//! presence grace if that ended abnormally, itself by `resume_ttl` if its client may come back for it (see `resume`), and until every
+//! leave it owes is sent.
 
-use super::Shard;
-use super::arena::{MembershipIndex, SessionIndex, UserIndex, WindowIndex};
-use super::connection::Flags;
+use super::arena::{Index, MembershipIndex, RefusalsIndex, SessionIndex, UserIndex, WindowIndex};
+use super::connection::{Flags, State};
 use super::local::Stage;
 use super::mesh::{Ask, SessionId, What};
 use super::stats::MemoryUse;
+use super::{QUEUE_KEPT, Shard};
 use crate::close::CloseReason;
 use crate::planted::{Bug, is_planted};
-use crate::protocol::{Dialect, Window, encode};
+use crate::limits::WINDOW;
+use crate::protocol::{Dialect, ErrorCode, Window, encode};
 use crate::time::{Millis, Now};
+use std::collections::VecDeque;
 
 /// Where a session is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,8 +22,17 @@ pub(crate) enum Phase {
     Attached,
     /// Its connection ended abnormally: its presence stays for the grace.
     Detached,
+    /// It has no connection and is in no room, and may still be resumed.
+    Away,
     /// It is over; leaves or answers are outstanding.
     Ending,
+}
+
+/// A numbered command that was refused for good.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Refused {
+    pub(crate) seq: u64,
+    pub(crate) code: ErrorCode,
 }
 
 /// In place of `acked`: no number has come yet. Above every number on the wire.
@@ -43,11 +55,28 @@ pub(crate) struct Session {
     pub(crate) memberships: MembershipIndex,
     /// What is undecided or early.
     pub(crate) window: WindowIndex,
+    /// Its last commands that were refused.
+    pub(crate) refusals: RefusalsIndex,
     /// Invariant: memberships that name it.
     pub(crate) rooms: u16,
+    /// Which of its connections is its last: the first is 0.
+    pub(crate) attach: u16,
+    /// Tokens of how many connections before that one still hold: it may be that their clients never got the next.
+    pub(crate) unconfirmed: u8,
     pub(crate) phase: Phase,
     /// It is in the list of sessions whose early commands are watched.
     pub(crate) watched: bool,
+    /// Its client has a token for it.
+    pub(crate) resumable: bool,
+}
+
+/// A session without a connection, in a queue by the time at which something of it ends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Absence {
+    pub(crate) due: Millis,
+    pub(crate) session: SessionId,
+    /// The connection that ended. If the session has had another since, this entry means nothing.
+    attach: u16,
 }
 
 /// A window in the pool or in use.
@@ -73,7 +102,7 @@ impl Shard {
     pub(crate) fn new_session(&mut self, now: Now, slot: u32, user: Option<&str>, dialect: Dialect) -> Option<SessionIndex> {
         if self.sessions.is_full() {
             // Detached sessions give way, the oldest first: their grace ends early.
-            self.end_oldest_detached(now);
+            self.evict_absent(now);
         }
         let user = match user {
             Some(name) => self.users.intern(&mut self.stats, name)?,
@@ -88,9 +117,13 @@ impl Shard {
             user,
             memberships: MembershipIndex::NONE,
             window: WindowIndex::NONE,
+            refusals: RefusalsIndex::NONE,
             rooms: 0,
+            attach: 0,
+            unconfirmed: 0,
             phase: Phase::Attached,
             watched: false,
+            resumable: false,
         };
         let Some(index) = self.sessions.insert(session) else {
             self.users.release(&mut self.stats, user);
@@ -102,31 +135,75 @@ impl Shard {
 
     /// A session's connection ended.
     pub(crate) fn end_session(&mut self, now: Now, index: SessionIndex, reason: CloseReason) {
+        self.part(index);
+        let session = &self.sessions[index];
+        let resumes = session.resumable && reason.keeps_session() && self.limits.resume_ttl_ms > 0 && self.drain.is_none();
+        let stays = reason.is_abnormal() && session.memberships.is_some() && self.limits.presence_grace_ms > 0;
+        let (id, attach) = (self.session_id(index), session.attach);
+        let absence = |ms| Absence { due: now.mono.after(ms), session: id, attach };
+        self.sessions[index].resumable = resumes;
+        if !resumes {
+            self.release_window(index);
+        }
+        if stays {
+            self.sessions[index].phase = Phase::Detached;
+            self.stats.sessions_detached += 1;
+            if !is_planted(Bug::PresenceGraceForgotten) {
+                self.detached.push_back(absence(self.limits.presence_grace_ms));
+            }
+        }
+        if resumes {
+            self.stats.sessions_resumable += 1;
+            self.resumables.push_back(absence(self.limits.resume_ttl_ms));
+            if !stays {
+                self.go_away(index);
+            }
+        } else if !stays {
+            self.finish_session(index);
+        }
+        self.trim_absences();
+    }
+
+    /// Takes a session off its connection: nothing more comes from there, and nothing goes there.
+    pub(crate) fn part(&mut self, index: SessionIndex) {
         self.sessions[index].connection = NO_CONNECTION;
-        self.release_window(index);
+        if self.sessions[index].window.is_some() {
+            self.windows[self.sessions[index].window.at()].window.disconnected();
+            self.settle_window(index);
+        }
         let mut membership = self.sessions[index].memberships;
         while membership.is_some() {
             self.leave(membership);
+            self.memberships[membership].feed.set_resuming(false);
             membership = self.memberships[membership].next;
         }
-        if reason.is_abnormal() && self.sessions[index].memberships.is_some() && self.limits.presence_grace_ms > 0 {
-            self.sessions[index].phase = Phase::Detached;
-            self.stats.sessions_detached += 1;
-            let due = now.mono.after(self.limits.presence_grace_ms);
-            if !is_planted(Bug::PresenceGraceForgotten) {
-                self.detached.push_back((due, self.session_id(index)));
-            }
-            return;
-        }
-        self.finish_session(index);
     }
 
-    /// Ends what is left of a session: it owes a leave for each of its memberships.
-    fn finish_session(&mut self, index: SessionIndex) {
+    /// Ends what is left of a session that nobody can resume: it owes a leave for each of its memberships.
+    pub(crate) fn finish_session(&mut self, index: SessionIndex) {
+        self.leave_rooms(index);
+        let session = &mut self.sessions[index];
+        session.phase = Phase::Ending;
+        if std::mem::take(&mut session.resumable) && session.connection == NO_CONNECTION {
+            self.stats.sessions_resumable -= 1;
+        }
+        self.sessions[index].connection = NO_CONNECTION;
+        self.release_window(index);
+        self.drop_refusals(index);
+        self.free_session_if_over(index);
+    }
+
+    /// A session that may be resumed leaves its rooms and waits for its client.
+    fn go_away(&mut self, index: SessionIndex) {
+        self.leave_rooms(index);
+        self.sessions[index].phase = Phase::Away;
+    }
+
+    /// Has a session owe a leave for each of its memberships.
+    fn leave_rooms(&mut self, index: SessionIndex) {
         if self.sessions[index].phase == Phase::Detached {
             self.stats.sessions_detached -= 1;
         }
-        self.sessions[index].phase = Phase::Ending;
         let mut next = std::mem::take(&mut self.sessions[index].memberships);
         while next.is_some() {
             let current = next;
@@ -135,10 +212,10 @@ impl Shard {
                 Stage::Joined => self.owe(current),
                 // The home's answer decides what is owed.
                 Stage::Joining => self.memberships[current].stage = Stage::Abandoned,
-                Stage::Leaving | Stage::Owed | Stage::Abandoned => {}
+                Stage::Leaving => self.memberships[current].stage = Stage::Departing,
+                Stage::Departing | Stage::Owed | Stage::Abandoned => {}
             }
         }
-        self.free_session_if_over(index);
     }
 
     /// Puts the leave of a membership whose session is over in the queue to its home.
@@ -186,7 +263,20 @@ impl Shard {
         let session = self.memberships[index].session;
         self.free_membership(index);
         self.sessions[session].rooms -= 1;
+        // A join may wait for the end of what the session was before.
+        self.progress(session);
         self.free_session_if_over(session);
+    }
+
+    /// Whether a session has memberships that it does not list: they are over, and their homes do not know it yet.
+    pub(crate) fn has_unlisted(&self, index: SessionIndex) -> bool {
+        let session = &self.sessions[index];
+        let (mut at, mut listed) = (session.memberships, 0);
+        while at.is_some() {
+            listed += 1;
+            at = self.memberships[at].next;
+        }
+        listed < session.rooms
     }
 
     /// Takes a membership out of its living session's list and frees it.
@@ -214,17 +304,52 @@ impl Shard {
         }
     }
 
-    /// Ends the sessions whose grace is over.
-    pub(crate) fn expire_detached(&mut self, now: Now) {
-        while self.detached.front().is_some_and(|(due, _)| *due <= now.mono) {
-            self.end_oldest_detached(now);
+    /// The session that an absence is still about.
+    pub(crate) fn absent(&self, absence: &Absence) -> Option<SessionIndex> {
+        let index = self.resolve_session(absence.session)?;
+        let session = &self.sessions[index];
+        let is_absent = matches!(session.phase, Phase::Detached | Phase::Away);
+        (is_absent && session.attach == absence.attach).then_some(index)
+    }
+
+    /// Ends graces, and sessions that were not resumed in time.
+    pub(crate) fn expire_absent(&mut self, now: Now) {
+        let mut has_left = false;
+        while let Some(absence) = self.detached.front().copied().filter(|absence| absence.due <= now.mono) {
+            self.detached.pop_front();
+            if let Some(index) = self.absent(&absence).filter(|&index| self.sessions[index].phase == Phase::Detached) {
+                match self.sessions[index].resumable {
+                    true => self.go_away(index),
+                    false => self.finish_session(index),
+                }
+                has_left = true;
+            }
+        }
+        while let Some(absence) = self.resumables.front().copied().filter(|absence| absence.due <= now.mono) {
+            self.resumables.pop_front();
+            if let Some(index) = self.absent(&absence) {
+                self.finish_session(index);
+                has_left = true;
+            }
+        }
+        if has_left {
+            (0..self.lanes.len()).for_each(|home| self.send_owed(now, home));
         }
     }
 
-    fn end_oldest_detached(&mut self, now: Now) {
-        while let Some((_, id)) = self.detached.pop_front() {
-            let Some(index) = self.resolve_session(id) else { continue };
-            if self.sessions[index].phase == Phase::Detached {
+    /// Ends the session that has been without a connection for longest, to make a place.
+    fn evict_absent(&mut self, now: Now) {
+        loop {
+            let (absence, is_resumable) = match (self.resumables.pop_front(), self.detached.front()) {
+                (Some(absence), _) => (absence, true),
+                (None, Some(&absence)) => {
+                    self.detached.pop_front();
+                    (absence, false)
+                }
+                (None, None) => return,
+            };
+            if let Some(index) = self.absent(&absence) {
+                self.stats.resumables_evicted += u64::from(is_resumable);
                 self.finish_session(index);
                 (0..self.lanes.len()).for_each(|home| self.send_owed(now, home));
                 return;
@@ -232,8 +357,69 @@ impl Shard {
         }
     }
 
-    pub(crate) fn detached_due(&self) -> Option<Millis> {
-        self.detached.front().map(|(due, _)| *due)
+    /// Takes entries that mean nothing any more out of the queues of absences, before clients that come and go make them long.
+    fn trim_absences(&mut self) {
+        let kept = 2 * self.sessions.len() + QUEUE_KEPT;
+        if self.detached.len() > kept {
+            let mut detached = std::mem::take(&mut self.detached);
+            detached.retain(|absence| self.absent(absence).is_some());
+            self.detached = detached;
+        }
+        if self.resumables.len() > kept {
+            let mut resumables = std::mem::take(&mut self.resumables);
+            resumables.retain(|absence| self.absent(absence).is_some());
+            self.resumables = resumables;
+        }
+    }
+
+    pub(crate) fn absent_due(&self) -> Option<Millis> {
+        let fronts = [self.detached.front(), self.resumables.front()];
+        fronts.into_iter().flatten().map(|absence| absence.due).min()
+    }
+
+    /// Keeps what a numbered command was refused with, until its client is known to have seen it.
+    pub(crate) fn note_refusal(&mut self, index: SessionIndex, seq: u64, code: ErrorCode) {
+        let session = &mut self.sessions[index];
+        if session.acked == UNNUMBERED || !(session.resumable) {
+            return;
+        }
+        if session.refusals.is_none() {
+            session.refusals = RefusalsIndex::new(self.refusals.insert(VecDeque::new()));
+        }
+        let refusals = &mut self.refusals[session.refusals.at()];
+        let before = refusals.len();
+        // What is further back was acknowledged, or the client could not have sent this one.
+        while refusals.front().is_some_and(|refusal| refusal.seq + u64::from(WINDOW) < seq) || refusals.len() >= WINDOW as usize {
+            refusals.pop_front();
+        }
+        let place = refusals.partition_point(|refusal| refusal.seq < seq);
+        refusals.insert(place, Refused { seq, code });
+        let after = refusals.len();
+        self.stats.release(MemoryUse::Reorder, before * size_of::<Refused>());
+        self.stats.charge(MemoryUse::Reorder, after * size_of::<Refused>());
+    }
+
+    /// The client has seen everything up to `acked`.
+    pub(crate) fn forget_refusals(&mut self, index: SessionIndex, acked: u64) {
+        let place = self.sessions[index].refusals;
+        if place.is_none() {
+            return;
+        }
+        let refusals = &mut self.refusals[place.at()];
+        let before = refusals.len();
+        refusals.retain(|refusal| refusal.seq > acked);
+        self.stats.release(MemoryUse::Reorder, (before - refusals.len()) * size_of::<Refused>());
+        if refusals.is_empty() {
+            self.drop_refusals(index);
+        }
+    }
+
+    fn drop_refusals(&mut self, index: SessionIndex) {
+        let place = std::mem::take(&mut self.sessions[index].refusals);
+        if place.is_some() {
+            let refusals = self.refusals.remove(place.at());
+            self.stats.release(MemoryUse::Reorder, refusals.len() * size_of::<Refused>());
+        }
     }
 
     /// The window of a session, made if it has none.
@@ -288,7 +474,7 @@ impl Shard {
     /// A numbered command of a session is decided.
     pub(crate) fn decided(&mut self, index: SessionIndex, seq: u64) {
         let session = &mut self.sessions[index];
-        if session.phase != Phase::Attached {
+        if session.phase == Phase::Ending || (session.phase != Phase::Attached && !session.resumable) {
             return;
         }
         if session.window.is_some() {
@@ -296,6 +482,11 @@ impl Shard {
         } else {
             debug_assert_eq!(session.acked + 1, seq);
             session.acked = seq;
+        }
+        if self.sessions[index].connection == NO_CONNECTION {
+            // Nothing else looks at a window whose client is away.
+            self.settle_window(index);
+            return;
         }
         self.ack(index);
         self.progress(index);
@@ -322,6 +513,10 @@ impl Shard {
             // A connection that has ended since then has lost the flag, or its slot has a new one without it.
             if connection.flags.has(Flags::ACK_DUE) && connection.session.is_some() {
                 connection.flags.clear(Flags::ACK_DUE);
+                if connection.state != State::Open {
+                    // It is told behind its welcome.
+                    continue;
+                }
                 let acked = self.sessions[connection.session].acked;
                 self.send_json(slot, |out| encode::write_ack(out, acked));
             }
@@ -336,4 +531,4 @@ const FREE_WINDOWS_MAX: usize = 256;
 const FREE_WINDOW_BYTES_MAX: usize = 4 * 1024;
 
 // The density of idle connections rests on it.
-const _: () = assert!(size_of::<Option<Session>>() == 32);
+const _: () = assert!(size_of::<Option<Session>>() == 40);

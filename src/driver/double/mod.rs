@@ -152,6 +152,7 @@ impl Run {
                 listener: File::open("/dev/null").expect("there is a null device").into(),
                 mailbox,
                 seed: [7; 32],
+                secret: [7; 32],
                 limits: limits.clone(),
                 echo: true,
                 ring: sizes,

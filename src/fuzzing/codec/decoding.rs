@@ -131,8 +131,12 @@ fn check_envelope(envelope: &Envelope<'_>, pairs: &Pairs<'_>) {
             same(user, "user");
             same(token, "token");
             assert!(user.as_deref().is_none_or(|user| is_name(user, USER_ID_BYTES_MAX)));
-            assert_eq!((*resume, *client), (pairs.raw("resume").is_some(), pairs.raw("client")));
-            assert!(pairs.raw("resume").is_none_or(|raw| raw.starts_with('{')));
+            assert_eq!((*resume, *client), (pairs.raw("resume"), pairs.raw("client")));
+            assert!(resume.is_none_or(|raw| raw.starts_with('{')));
+            if let Some(resume) = resume.and_then(Resume::read) {
+                assert!(resume.token.len() <= RESUME_TOKEN_BYTES_MAX && resume.acked <= INTEGER_MAX);
+                assert!(resume.rooms().all(|room| is_name(&room.room, ROOM_ID_BYTES_MAX)));
+            }
             same_integer(*attempt, "attempt");
             same_integer(*last_code, "lastCode");
             "connect"
