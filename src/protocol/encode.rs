@@ -416,6 +416,13 @@ fn write_gap_reason(out: &mut Vec<u8>, gap: Option<GapReason>) {
     }
 }
 
+/// Writes a `broadcast` that was written before once more, with the number that it had in its author's session.
+pub fn write_numbered(out: &mut Vec<u8>, broadcast: &[u8], seq: u64) {
+    out.extend_from_slice(broadcast.strip_suffix(b"}").unwrap_or(broadcast));
+    number(out, b",\"seq\":", seq);
+    out.push(b'}');
+}
+
 /// Writes `ack`: all commands up to `seq` are decided.
 pub fn write_ack(out: &mut Vec<u8>, seq: u64) {
     number(out, b"{\"type\":\"ack\",\"seq\":", seq);

@@ -388,7 +388,9 @@ impl Shard {
         let record = self.memberships[membership];
         match record.stage {
             Stage::Joined => {}
-            Stage::Joining | Stage::Leaving | Stage::Departing | Stage::Owed | Stage::Abandoned => return Took::Held(Wait::Decision),
+            Stage::Joining | Stage::Leaving | Stage::Departing | Stage::Owed | Stage::Abandoned => {
+                return Took::Held(Wait::Decision);
+            }
         }
         debug_assert!(record.presence != PresenceIndex::NONE);
         let home = usize::from(self.locals[record.room.0 as usize].home.0);

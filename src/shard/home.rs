@@ -81,7 +81,7 @@ impl Shard {
                 }
             }
             What::Question { id, cursor, limit } => self.take_question(now, ask, id, cursor, limit),
-            What::Read { cursor, hint } => self.take_read(now, ask, cursor, hint),
+            What::Read { cursor, hint, formerly } => self.take_read(now, ask, cursor, hint, formerly),
             What::History { id, since, limit } => self.take_history(now, ask, id, since, limit),
         }
     }
@@ -206,7 +206,7 @@ impl Shard {
         if let Some(offset) = offset {
             let head = self.out.frames.length(frame) - json.len();
             let key = key_place.start + head..key_place.end + head;
-            self.keep(now, Taken { room, frame, offset, author: ask.session, echo, head, key });
+            self.keep(now, Taken { room, frame, offset, author: ask.session, seq: ask.seq, echo, head, key });
         }
         self.json = json;
         let except = (!echo).then_some((ask.session, ask.membership));

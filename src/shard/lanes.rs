@@ -16,8 +16,8 @@ use super::home::anonymous_name;
 use super::local::{Pass, Stage};
 use super::mesh::{Ask, Body, Command, Consequence, LocalRef, MeshMessage, Roster, SessionId};
 use super::recovery::Recovery;
-use super::seam::{Key, Lane, LaneRoom, ShardId};
 use super::resume::{Resumed, members_of};
+use super::seam::{Key, Lane, LaneRoom, ShardId};
 use super::session::NO_CONNECTION;
 use crate::limits::{CONSEQUENCES_PER_COMMAND_MAX, PASSES_MAX};
 use crate::planted::{Bug, is_planted};
@@ -271,7 +271,9 @@ impl Shard {
                 }
                 match self.memberships[membership].stage {
                     Stage::Abandoned => self.drop_membership(membership),
-                    _ => self.unlink_membership(membership),
+                    Stage::Joining | Stage::Joined | Stage::Leaving | Stage::Departing | Stage::Owed => {
+                        self.unlink_membership(membership);
+                    }
                 }
                 self.conclude(session, seq, Some(code));
                 self.complete_resume(now, session);

@@ -89,6 +89,8 @@ pub(crate) enum What<'a> {
     Read {
         cursor: u64,
         hint: PublicationIndex,
+        /// The session that the client had before: its publications are told with their numbers.
+        formerly: Option<SessionId>,
     },
     History {
         id: &'a str,
@@ -117,7 +119,7 @@ enum Shape {
     Publish { key: Option<u16>, echo: bool, volatile: bool },
     SetState,
     Question { cursor: Option<u64>, limit: u32 },
-    Read { cursor: u64, hint: PublicationIndex },
+    Read { cursor: u64, hint: PublicationIndex, formerly: Option<SessionId> },
     History { since: Option<Position>, limit: u32 },
 }
 
@@ -141,7 +143,7 @@ impl Command {
             }
             What::SetState { state } => (Shape::SetState, [state, "", ""]),
             What::Question { id, cursor, limit } => (Shape::Question { cursor, limit }, [id, "", ""]),
-            What::Read { cursor, hint } => (Shape::Read { cursor, hint }, ["", "", ""]),
+            What::Read { cursor, hint, formerly } => (Shape::Read { cursor, hint, formerly }, ["", "", ""]),
             What::History { id, since, limit } => (Shape::History { since, limit }, [id, "", ""]),
         };
         let text = if parts.iter().all(|part| part.is_empty()) {
@@ -167,7 +169,7 @@ impl Command {
             }
             Shape::SetState => What::SetState { state: text },
             Shape::Question { cursor, limit } => What::Question { id: text, cursor, limit },
-            Shape::Read { cursor, hint } => What::Read { cursor, hint },
+            Shape::Read { cursor, hint, formerly } => What::Read { cursor, hint, formerly },
             Shape::History { since, limit } => What::History { id: text, since, limit },
         };
         Ask { session: self.session, membership: self.membership, presence: self.presence, seq: self.seq, what }

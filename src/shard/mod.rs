@@ -74,7 +74,7 @@ use mesh::SessionId;
 use outbound::Outbound;
 use presence::Presence;
 use random::Random;
-use session::{Absence, PooledWindow, Refused, Session};
+use session::{Absence, Aside, PooledWindow, Session};
 use slab::Slab;
 use stats::MemoryUse;
 use std::cell::Cell;
@@ -149,7 +149,7 @@ pub struct Shard {
     detached: VecDeque<Absence>,
     /// Sessions that may be resumed.
     resumables: VecDeque<Absence>,
-    refusals: Slab<VecDeque<Refused>>,
+    asides: Slab<Aside>,
     reorders: VecDeque<(Millis, SessionId)>,
     /// Slots whose session has something to acknowledge.
     acks: Vec<u32>,
@@ -250,7 +250,7 @@ impl Shard {
             free_windows_idle: 0,
             detached: VecDeque::new(),
             resumables: VecDeque::new(),
-            refusals: Slab::new(),
+            asides: Slab::new(),
             reorders: VecDeque::new(),
             acks: Vec::new(),
             gaps: Vec::new(),

@@ -104,6 +104,9 @@ impl Shard {
                 self.take_over(now, slot, old, resume.acked);
                 return self.ask_rooms(now, slot, resume);
             }
+            if let Some(claim) = claim {
+                self.change_aside(session, |aside| aside.formerly = Some(claim.session));
+            }
         }
         self.stats.resumes_failed += u64::from(wants_resume);
         self.welcome(now, slot, None);
@@ -245,8 +248,7 @@ impl Shard {
         let room = self.locals[record.room.at()].id.clone();
         let user = self.users.name(self.sessions[record.session].user).map(Box::from);
         let local = self.local_ref(record.room);
-        let what =
-            What::Join { room: &room, user: user.as_deref(), state: None, watches: record.watches, since, local };
+        let what = What::Join { room: &room, user: user.as_deref(), state: None, watches: record.watches, since, local };
         let ask = Ask { session: self.session_id(record.session), membership, presence: record.presence, seq: 0, what };
         self.command(now, home, &ask);
         Took::Done
@@ -358,10 +360,8 @@ impl Shard {
             true => self.window_of(index).expected(),
             false => session.acked + 1,
         };
-        let failed: Vec<(u64, ErrorCode)> = match session.refusals.is_some() {
-            true => self.refusals[session.refusals.at()].iter().map(|refused| (refused.seq, refused.code)).collect(),
-            false => Vec::new(),
-        };
+        let refusals = self.aside(index).map(|aside| &aside.refusals);
+        let failed: Vec<(u64, ErrorCode)> = refusals.into_iter().flatten().map(|refused| (refused.seq, refused.code)).collect();
         self.connections[slot as usize].state = State::Open;
         let limits = self.limits.clone();
         self.send_json(slot, |out| {

@@ -104,7 +104,10 @@ fn every_other_frame_is_what_the_protocol_says() {
         ..welcome
     };
     let value = parsed(&frame(|out| write_welcome(out, &resumed)));
-    assert_eq!((&value["resumed"], &value["resumeToken"], &value["resumeTtlMs"]), (&json!(true), &json!("secret"), &json!(120_000)));
+    assert_eq!(
+        (&value["resumed"], &value["resumeToken"], &value["resumeTtlMs"]),
+        (&json!(true), &json!("secret"), &json!(120_000))
+    );
     let gap = json!({"gap": {"reason": "expired"}, "epoch": "AAAAAAAAAAA", "offset": 12});
     assert_eq!(value["rooms"], json!({"a\"b": {"complete": true, "count": 3}, "c": gap}));
     assert_eq!(value["failed"], json!([{"seq": 7, "code": "not_joined"}, {"seq": 9, "code": "room_full"}]));

@@ -42,7 +42,11 @@ fn resume(welcome: &Value, acked: u64, rooms: Value) -> Option<Value> {
 }
 
 fn data_of(messages: &[Value]) -> Vec<u64> {
-    messages.iter().filter(|message| message["type"] == "broadcast").map(|message| message["data"].as_u64().expect("a number")).collect()
+    messages
+        .iter()
+        .filter(|message| message["type"] == "broadcast")
+        .map(|message| message["data"].as_u64().expect("a number"))
+        .collect()
 }
 
 /// Two members of a room: one that stays, and one that is to come back, with its welcome and the room's epoch.
@@ -117,7 +121,8 @@ fn after_the_grace_the_session_goes_on_without_its_rooms() {
     world.say(bob, &[&publish(&room, 9, 2)]);
     world.end(bob, Ended::Error);
     world.pass(9_500);
-    let left = world.take(ann).iter().filter(|message| message["leaves"].as_array().is_some_and(|leaves| leaves.len() == 1)).count();
+    let left =
+        world.take(ann).iter().filter(|message| message["leaves"].as_array().is_some_and(|leaves| leaves.len() == 1)).count();
     assert_eq!(left, 1, "the others were told");
     world.say(ann, &[&publish(&room, 2, 2)]);
     let rooms = json!({&*room: {"epoch": &epoch, "offset": 0}});
@@ -166,7 +171,13 @@ fn a_token_that_is_wrong_expired_or_of_another_user_begins_a_session_and_does_no
     let mut world = world(2, limits);
     let (client, welcome) = connect(&mut world, 0, "ann", None);
     let right = token(&welcome).to_owned();
-    let wrong = [json!({}), json!({"token": ""}), json!({"token": "x".repeat(44)}), json!({"token": 7}), json!({"token": right.to_lowercase()})];
+    let wrong = [
+        json!({}),
+        json!({"token": ""}),
+        json!({"token": "x".repeat(44)}),
+        json!({"token": 7}),
+        json!({"token": right.to_lowercase()}),
+    ];
     let mut answers = Vec::new();
     for resume in wrong {
         answers.push(connect(&mut world, 0, "ann", Some(resume)).1);
@@ -266,6 +277,35 @@ fn a_refusal_that_may_not_have_been_seen_is_told_again() {
     let (_, again) = connect(&mut world, 0, "bob", resume(&again, 3, json!({})));
     assert_eq!(again["failed"], json!([{"seq": 4, "code": "not_joined"}]));
     world.end_all();
+}
+
+/// A client whose session is over learns from the recovery which of its commands took effect.
+#[test]
+fn own_publications_of_a_session_that_is_over_come_back_with_their_numbers() {
+    for shards in [1, 2] {
+        let limits = Limits { resume_ttl_ms: 10_000, ..Limits::default() };
+        let mut world = world(shards, limits);
+        let room = world.room_at(0);
+        let (ann, bob, welcome, epoch) = two_members(&mut world, &room);
+        world.say(bob, &[&publish(&room, 1, 2), &publish(&room, 2, 3)]);
+        world.say(ann, &[&publish(&room, 3, 2)]);
+        world.end(bob, Ended::Error);
+        world.pass(11_000);
+        let rejoin = json!({"type": "join_room", "roomId": room, "since": {"epoch": epoch, "offset": 0}, "seq": 1}).to_string();
+        let numbers = |world: &mut World, resume: Option<Value>| {
+            let (client, again) = connect(world, shards - 1, "bob", resume);
+            assert_eq!(again["resumed"], false);
+            world.say(client, &[&rejoin]);
+            let got = world.take(client).into_iter().filter(|message| message["type"] == "broadcast");
+            got.map(|message| (message["data"].clone(), message["seq"].clone())).collect::<Vec<_>>()
+        };
+        let own = |seq: u64| (json!(seq - 1), json!(seq));
+        let got = numbers(&mut world, resume(&welcome, 1, json!({})));
+        assert_eq!(got, [own(2), own(3), (json!(3), json!(null))], "with the token of its session");
+        let got = numbers(&mut world, None);
+        assert!(got.iter().all(|(_, seq)| seq.is_null()), "to anybody else they have none");
+        world.end_all();
+    }
 }
 
 /// What history does not have any more is said; a room that began anew too.

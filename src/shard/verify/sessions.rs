@@ -4,7 +4,7 @@ use super::super::arena::{MembershipIndex, SessionIndex};
 use super::super::connection::{Flags, State};
 use super::super::local::{MEMBERSHIP_BYTES, NOWHERE, Stage};
 use super::super::mesh::SessionId;
-use super::super::session::{Absence, NO_CONNECTION, Phase, Refused, Session};
+use super::super::session::{Absence, NO_CONNECTION, Phase, Session};
 use super::super::stats::MemoryUse;
 use super::{Marks, Shard, check, holds, same};
 use crate::limits::WINDOW;
@@ -91,7 +91,7 @@ impl Shard {
         holds(session.phase != Phase::Away || session.memberships.is_none(), "its grace is over and it lists memberships")?;
         holds(session.phase != Phase::Away || session.resumable, "its grace is over, nobody can resume it, and it is kept")?;
         holds(session.phase != Phase::Ending || !session.resumable, "it is over and may be resumed")?;
-        holds(session.refusals.is_none() || self.refusals.contains(session.refusals.0 as usize), "its refusals are not there")?;
+        holds(session.aside.is_none() || self.asides.contains(session.aside.0 as usize), "what is rare about it is not there")?;
         holds(session.phase != Phase::Ending || session.rooms > 0, "it is over, waits for nothing, and is kept")?;
         holds(session.phase != Phase::Ending || session.memberships.is_none(), "it is over and lists memberships")
     }
@@ -120,10 +120,9 @@ impl Shard {
             verdict.map_err(|what| format!("session {}: {what}", index.0))?;
         }
         same(format_args!("windows"), self.windows.len(), count)?;
-        let refusing = self.sessions.iter().filter(|(_, session)| session.refusals.is_some()).count();
-        same(format_args!("sessions with refusals"), self.refusals.len(), refusing)?;
-        let refusals: usize = self.refusals.iter().map(|(_, refusals)| refusals.len()).sum();
-        let charged = charged + refusals * size_of::<Refused>();
+        let with_aside = self.sessions.iter().filter(|(_, session)| session.aside.is_some()).count();
+        same(format_args!("sessions with something rare"), self.asides.len(), with_aside)?;
+        let charged = charged + self.asides.iter().map(|(_, aside)| aside.bytes()).sum::<usize>();
         self.verify_account(MemoryUse::Reorder, charged)
     }
 
