@@ -79,6 +79,7 @@ impl Shard {
                 return Took::Done;
             }
         };
+        let wants_resume = resume.is_some();
         let resume = resume.and_then(Resume::read);
         if let (Some(_), Some(resume)) = (self.resuming(slot), &resume) {
             return self.ask_rooms(now, slot, resume);
@@ -103,8 +104,8 @@ impl Shard {
                 self.take_over(now, slot, old, resume.acked);
                 return self.ask_rooms(now, slot, resume);
             }
-            self.stats.resumes_failed += 1;
         }
+        self.stats.resumes_failed += u64::from(wants_resume);
         self.welcome(now, slot, None);
         Took::Done
     }

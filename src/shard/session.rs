@@ -141,6 +141,8 @@ impl Shard {
         let stays = reason.is_abnormal() && session.memberships.is_some() && self.limits.presence_grace_ms > 0;
         let (id, attach) = (self.session_id(index), session.attach);
         let absence = |ms| Absence { due: now.mono.after(ms), session: id, attach };
+        // Presence does not outlive its session.
+        let ttl_ms = self.limits.resume_ttl_ms.max(self.limits.presence_grace_ms);
         self.sessions[index].resumable = resumes;
         if !resumes {
             self.release_window(index);
@@ -154,7 +156,7 @@ impl Shard {
         }
         if resumes {
             self.stats.sessions_resumable += 1;
-            self.resumables.push_back(absence(self.limits.resume_ttl_ms));
+            self.resumables.push_back(absence(ttl_ms));
             if !stays {
                 self.go_away(index);
             }
@@ -337,9 +339,11 @@ impl Shard {
         }
     }
 
-    /// Ends the session that has been without a connection for longest, to make a place.
+    /// Ends the session that has been without a connection for longest, to make a place. One that owes leaves keeps its own until they
+    /// are sent: then another gives way as well.
     fn evict_absent(&mut self, now: Now) {
-        loop {
+        let mut evicted = 0;
+        while self.sessions.is_full() && evicted < EVICTIONS_MAX {
             let (absence, is_resumable) = match (self.resumables.pop_front(), self.detached.front()) {
                 (Some(absence), _) => (absence, true),
                 (None, Some(&absence)) => {
@@ -349,10 +353,10 @@ impl Shard {
                 (None, None) => return,
             };
             if let Some(index) = self.absent(&absence) {
+                evicted += 1;
                 self.stats.resumables_evicted += u64::from(is_resumable);
                 self.finish_session(index);
                 (0..self.lanes.len()).for_each(|home| self.send_owed(now, home));
-                return;
             }
         }
     }
@@ -525,6 +529,8 @@ impl Shard {
     }
 }
 
+/// Sessions that give way for one new one at most.
+const EVICTIONS_MAX: usize = 16;
 /// Windows kept for use again.
 const FREE_WINDOWS_MAX: usize = 256;
 /// Bytes that a window's buffers may have to be kept.

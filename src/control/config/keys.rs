@@ -294,6 +294,8 @@ keys! {
         "Time in which a ping must be answered";
     "presence-grace" Kind::Duration(0, HOUR_MS), plain, rare, [bounds.presence_grace_ms] as duration,
         "How long the presence of a connection that broke off stays";
+    "resume-ttl" Kind::Duration(0, 24 * HOUR_MS), plain, common, [bounds.resume_ttl_ms] as duration,
+        "How long a session whose connection broke off waits for its client; 0: not at all";
     "reorder-age" Kind::Duration(100, 60_000), plain, rare, [bounds.reorder_age_ms] as duration,
         "How long a command waits for an earlier seq";
     "handshake-deadline" Kind::Duration(500, 300_000), plain, rare, [bounds.handshake_deadline_ms] as duration,

@@ -4,8 +4,10 @@ use super::depth_of;
 use crate::limits::{
     DATA_DEPTH_MAX, ENVELOPE_DEPTH_MAX, INTEGER_MAX, KEY_BYTES_MAX, REQUEST_ID_BYTES_MAX, ROOM_ID_BYTES_MAX, USER_ID_BYTES_MAX,
 };
-use crate::protocol::command::{CURSOR_BYTES_MAX, EPOCH_BYTES_MAX, FIELD_NAME_BYTES_MAX, UNKNOWN_FIELDS_MAX};
-use crate::protocol::{Command, Envelope, ErrorCode, Fault, Since, decode};
+use crate::protocol::command::{
+    CURSOR_BYTES_MAX, EPOCH_BYTES_MAX, FIELD_NAME_BYTES_MAX, RESUME_TOKEN_BYTES_MAX, UNKNOWN_FIELDS_MAX,
+};
+use crate::protocol::{Command, Envelope, ErrorCode, Fault, Resume, Since, decode};
 use serde::Deserialize;
 use serde::de::{MapAccess, Visitor};
 use serde_json::value::RawValue;

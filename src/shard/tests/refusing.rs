@@ -192,6 +192,8 @@ fn a_leave_that_is_answered_after_the_end_is_not_owed_again() {
         world.stalled.clear();
         world.pass(world.limits.presence_grace_ms + 1_000);
         assert_eq!(world.sum(|stats| stats.room_leave_failures), 0);
+        assert_eq!(world.sum(|stats| stats.sessions), u64::from(code != Some(1000)), "who may come back has a session");
+        world.pass(world.limits.resume_ttl_ms);
         assert_eq!(world.sum(|stats| stats.sessions), 0);
         world.end_all();
     }

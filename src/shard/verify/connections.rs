@@ -125,7 +125,8 @@ impl Shard {
         }
         match stash.reading {
             Reading::Idle => {
-                let is_moving = connection.pending.is_some() || has(Flags::BACKLOGGED) || has(Flags::IN_FLIGHT);
+                let is_sending = connection.pending.is_some() || has(Flags::BACKLOGGED) || has(Flags::IN_FLIGHT);
+                let is_moving = is_sending || connection.state == State::Opening;
                 holds(!is_read_for || is_moving, "a member is behind, and nothing reads for it")
             }
             Reading::Queued => {
