@@ -17,14 +17,15 @@ use super::clock::{Clock, Micros};
 use super::commons::{Admission, Finish, Published};
 use super::event_loop::{EventLoop, Parts};
 use super::host::Host;
+use super::moves::Arrival;
 use super::plan::Plan;
-use super::{Mail, ORDERS_MAX, Post, Shared, mesh};
+use super::{Mail, Post, Shared, mesh};
 use crate::limits::{CONSEQUENCES_PER_COMMAND_MAX, Limits, REFUSALS_IN_FLIGHT_MAX};
 use crate::shard::{Order, ShardId};
 use crate::time::{Millis, Now, WallMillis};
 use crate::uring::double::{Choices, DoubleIo, Faults, Leftovers, Machine};
 use crate::uring::{BuffersConfig, RingConfig, Wait, Waker};
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::Receiver;
 use peer::{Kind, Peer};
 use std::fs::File;
 use std::io;
@@ -143,7 +144,7 @@ impl Run {
             Plan { shards, connections_max: CONNECTIONS_MAX, slots: sizes.slots as usize, lane_places: limits.lane_places(shards) };
         let (shared, mailboxes) = shared(plan);
         let meshes = mesh::lanes(shards, plan.lane_places).into_iter().zip(mailboxes);
-        let seats = meshes.enumerate().map(|(index, (mesh, mailbox))| {
+        let seats = meshes.enumerate().map(|(index, (mesh, (mailbox, arrivals)))| {
             let parts = Parts {
                 id: ShardId(index as u16),
                 shared: Arc::clone(&shared),
@@ -151,6 +152,7 @@ impl Run {
                 // The double accepts from a backlog of its own; what is passed need only be a descriptor.
                 listener: File::open("/dev/null").expect("there is a null device").into(),
                 mailbox,
+                arrivals,
                 seed: [7; 32],
                 secret: [7; 32],
                 limits: limits.clone(),
@@ -298,13 +300,13 @@ impl Run {
     }
 }
 
-fn shared(plan: Plan) -> (Arc<Shared>, Vec<Receiver<Mail>>) {
+fn shared(plan: Plan) -> (Arc<Shared>, Vec<(Receiver<Mail>, Receiver<Arrival>)>) {
     let mut posts = Vec::new();
     let mut mailboxes = Vec::new();
     for _ in 0..plan.shards {
-        let (mail, mailbox) = bounded(ORDERS_MAX);
-        posts.push(Post { mail, waker: Waker::new().expect("there is a descriptor") });
-        mailboxes.push(mailbox);
+        let (post, mailbox, arrivals) = Post::new().expect("there is a descriptor");
+        posts.push(post);
+        mailboxes.push((mailbox, arrivals));
     }
     let shared = Shared {
         clock: Clock::start(),
