@@ -78,7 +78,7 @@ use session::{Absence, Aside, PooledWindow, Session};
 use slab::Slab;
 use stats::MemoryUse;
 use std::cell::Cell;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::hash::BuildHasher;
 use timer_wheel::TimerWheel;
 use token::Tokens;
@@ -150,6 +150,8 @@ pub struct Shard {
     /// Sessions that may be resumed.
     resumables: VecDeque<Absence>,
     asides: Slab<Aside>,
+    /// Presence states of sessions that are away, for when they are in their rooms again.
+    dormant_states: BTreeMap<MembershipIndex, Box<str>>,
     reorders: VecDeque<(Millis, SessionId)>,
     /// Slots whose session has something to acknowledge.
     acks: Vec<u32>,
@@ -251,6 +253,7 @@ impl Shard {
             detached: VecDeque::new(),
             resumables: VecDeque::new(),
             asides: Slab::new(),
+            dormant_states: BTreeMap::new(),
             reorders: VecDeque::new(),
             acks: Vec::new(),
             gaps: Vec::new(),

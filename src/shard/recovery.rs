@@ -321,7 +321,7 @@ impl Shard {
     }
 
     /// The membership that a session has of a room.
-    fn find_membership(&self, session: SessionIndex, room: LocalIndex) -> Option<MembershipIndex> {
+    pub(crate) fn find_membership(&self, session: SessionIndex, room: LocalIndex) -> Option<MembershipIndex> {
         let mut at = self.sessions[session].memberships;
         while at.is_some() && self.memberships[at].room != room {
             at = self.memberships[at].next;

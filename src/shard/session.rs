@@ -4,7 +4,7 @@
 
 use super::arena::{AsideIndex, Index, MembershipIndex, SessionIndex, UserIndex, WindowIndex};
 use super::connection::{Flags, State};
-use super::local::Stage;
+use super::local::{Membership, Stage};
 use super::mesh::{Ask, SessionId, What};
 use super::stats::MemoryUse;
 use super::{QUEUE_KEPT, Shard};
@@ -22,7 +22,7 @@ pub(crate) enum Phase {
     Attached,
     /// Its connection ended abnormally: its presence stays for the grace.
     Detached,
-    /// It has no connection and is in no room, and may still be resumed.
+    /// It has no connection, its rooms have been told that it left, and it may still be resumed: then it is in them again.
     Away,
     /// It is over; leaves or answers are outstanding.
     Ending,
@@ -200,7 +200,7 @@ impl Shard {
 
     /// Ends what is left of a session that nobody can resume: it owes a leave for each of its memberships.
     pub(crate) fn finish_session(&mut self, index: SessionIndex) {
-        self.leave_rooms(index);
+        self.leave_rooms(index, false);
         let session = &mut self.sessions[index];
         session.phase = Phase::Ending;
         if std::mem::take(&mut session.resumable) && session.connection == NO_CONNECTION {
@@ -212,26 +212,44 @@ impl Shard {
         self.free_session_if_over(index);
     }
 
-    /// A session that may be resumed leaves its rooms and waits for its client.
+    /// A session that may be resumed leaves its rooms, and remembers them.
     fn go_away(&mut self, index: SessionIndex) {
-        self.leave_rooms(index);
+        self.leave_rooms(index, true);
         self.sessions[index].phase = Phase::Away;
     }
 
-    /// Has a session owe a leave for each of its memberships.
-    fn leave_rooms(&mut self, index: SessionIndex) {
+    /// Has a session owe a leave for each of its memberships. If it `remembers` them, others take their places in its list that no home
+    /// knows of.
+    fn leave_rooms(&mut self, index: SessionIndex, remembers: bool) {
         if self.sessions[index].phase == Phase::Detached {
             self.stats.sessions_detached -= 1;
         }
         let mut next = std::mem::take(&mut self.sessions[index].memberships);
         while next.is_some() {
             let current = next;
+            let Membership { room, stage, watches, feed, .. } = self.memberships[current];
             next = self.memberships[current].next;
-            match self.memberships[current].stage {
+            if remembers && matches!(stage, Stage::Joined | Stage::Joining | Stage::Dormant) {
+                // If there is no place for one, its client joins that room again.
+                if let Some(dormant) = self.new_membership(index, room, watches) {
+                    self.memberships[dormant].stage = Stage::Dormant;
+                    self.memberships[dormant].feed.set_latest(feed.is_latest());
+                    self.memberships[current].feed.set_remembered();
+                    if let Some(state) = self.dormant_states.remove(&current) {
+                        self.dormant_states.insert(dormant, state);
+                    }
+                }
+            }
+            match stage {
                 Stage::Joined => self.owe(current),
                 // The home's answer decides what is owed.
                 Stage::Joining => self.memberships[current].stage = Stage::Abandoned,
                 Stage::Leaving => self.memberships[current].stage = Stage::Departing,
+                Stage::Dormant => {
+                    self.take_dormant_state(current);
+                    self.free_membership(current);
+                    self.sessions[index].rooms -= 1;
+                }
                 Stage::Departing | Stage::Owed | Stage::Abandoned => {}
             }
         }
@@ -263,18 +281,45 @@ impl Shard {
                 self.lanes[home].owed_last = MembershipIndex::NONE;
             }
             self.stats.leaves_owed -= 1;
+            let remembers = membership.feed.is_remembered();
             let ask = Ask {
                 session: self.session_id(membership.session),
                 membership: index,
                 presence: membership.presence,
                 seq: 0,
-                what: What::Leave { answer: false },
+                what: What::Leave { answer: remembers, remembers },
             };
+            if remembers {
+                // It is kept for the answer, which brings its state.
+                self.memberships[index].stage = Stage::Departing;
+                self.memberships[index].next = MembershipIndex::NONE;
+            }
             if !is_planted(Bug::OwedLeaveDropped) || self.has_room(home) {
                 self.command(now, home, &ask);
             }
-            self.drop_membership(index);
+            if !remembers {
+                self.drop_membership(index);
+            }
         }
+    }
+
+    /// Keeps the presence state of a membership that is over for the one that its session has in its place.
+    pub(crate) fn keep_dormant_state(&mut self, index: MembershipIndex, state: &[u8]) {
+        let Membership { session, room, .. } = self.memberships[index];
+        let Some(dormant) = self.find_membership(session, room) else { return };
+        let Ok(state) = std::str::from_utf8(state) else { return };
+        if state.is_empty() || self.memberships[dormant].stage != Stage::Dormant {
+            return;
+        }
+        self.stats.charge(MemoryUse::PresenceState, state.len());
+        self.dormant_states.insert(dormant, state.into());
+    }
+
+    /// Takes the presence state that is kept for a membership.
+    pub(crate) fn take_dormant_state(&mut self, index: MembershipIndex) -> Option<Box<str>> {
+        let state = self.dormant_states.remove(&index)?;
+        self.stats.release(MemoryUse::PresenceState, state.len());
+        Some(state)
     }
 
     /// Frees a membership that is not in its session's list any more, and the session if it was the last thing it waited for.

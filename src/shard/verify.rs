@@ -89,6 +89,7 @@ impl Shard {
             ("connections that wait", self.lanes.iter().map(|lane| lane.waiters.len() as u64).sum()),
             ("sessions in their grace", self.detached.len() as u64),
             ("sessions that may be resumed", self.resumables.len() as u64),
+            ("states of sessions that are away", self.dormant_states.len() as u64),
             ("sessions with something rare", self.asides.len() as u64),
             ("connections to be handed over", self.movers.len() as u64),
             ("sessions with a gap", self.reorders.len() as u64),

@@ -96,8 +96,10 @@ fn every_other_frame_is_what_the_protocol_says() {
     assert_eq!((&value["features"], &value["serverTimeMs"]), (&json!(["presence", "echo"]), &json!(99)));
 
     let (mut rooms, failed) = (Vec::new(), [(7, ErrorCode::NotJoined), (9, ErrorCode::RoomFull)]);
-    write_resumed_room(&mut rooms, b"a\"b", 3);
-    write_lost_room(&mut rooms, b"c", GapReason::Expired, 0, 12);
+    let lost = Missed::Lost { reason: GapReason::Expired, epoch: 0, offset: 12 };
+    for (room, missed) in [(&b"a\"b"[..], Missed::Following { count: 3 }), (b"c", lost)] {
+        write_resumed_room(&mut rooms, &ResumedRoom { room, missed });
+    }
     let resumed = Welcome {
         resume: Some(ResumeOffer { token: b"secret", ttl_ms: 120_000 }),
         resumed: Some(ResumedSession { rooms: &rooms, failed: &failed }),

@@ -11,7 +11,7 @@ fn world(shards: usize, limits: Limits) -> World {
 }
 
 fn join(room: &str, seq: u64) -> String {
-    json!({"type": "join_room", "roomId": room, "presence": true, "seq": seq}).to_string()
+    json!({"type": "join_room", "roomId": room, "presence": true, "state": {"at": 7}, "seq": seq}).to_string()
 }
 
 fn publish(room: &str, data: u64, seq: u64) -> String {
@@ -114,30 +114,68 @@ fn nobody_sees_that_a_session_went_on_within_the_grace() {
 }
 
 #[test]
-fn after_the_grace_the_session_goes_on_without_its_rooms() {
-    let mut world = world(2, Limits::default());
+fn after_the_grace_the_others_are_told_and_the_session_is_in_its_rooms_again_when_it_is_resumed() {
+    for shards in [1, 2] {
+        let mut world = world(shards, Limits::default());
+        let room = world.room_at(0);
+        let (ann, bob, welcome, epoch) = two_members(&mut world, &room);
+        world.pass(2_000);
+        world.take(ann);
+        world.end(bob, Ended::Error);
+        world.pass(9_500);
+        let told = |world: &mut World, what: &str| {
+            let has = |message: &Value| message[what].as_array().is_some_and(|list| list.len() == 1);
+            world.take(ann).iter().filter(|message| has(message)).count()
+        };
+        assert_eq!(told(&mut world, "leaves"), 1, "the others were told");
+        world.say(ann, &[&publish(&room, 2, 2)]);
+        let rooms = json!({&*room: {"epoch": &epoch, "offset": 0}});
+        let (bob, again) = connect(&mut world, 0, "bob", resume(&welcome, 1, rooms));
+        let expected = json!({"complete": true, "count": 1});
+        assert_eq!((&again["resumed"], &again["nextSeq"], &again["rooms"][&room]), (&json!(true), &json!(2), &expected));
+        world.say(bob, &[&publish(&room, 3, 2)]);
+        let got = world.take(bob);
+        assert_eq!((data_of(&got), got.iter().any(|message| message["type"] == "error")), (vec![2], false), "{got:?}");
+        world.pass(2_000);
+        let joins = world.take(ann).into_iter().flat_map(|message| message["joins"].as_array().cloned().unwrap_or_default());
+        let states: Vec<Value> = joins.map(|join| join["state"].clone()).collect();
+        assert_eq!(states, [json!({"at": 7})], "and told again, with the state that it had");
+        // The hidden page leaves at once; its session stays.
+        world.send_close(bob, Some(4901));
+        world.run();
+        world.pass(2_000);
+        assert_eq!(told(&mut world, "leaves"), 1);
+        let rooms = json!({&*room: {"epoch": epoch, "offset": 2}});
+        let (_, again) = connect(&mut world, shards - 1, "bob", resume(&again, 2, rooms));
+        assert_eq!((&again["resumed"], &again["rooms"][&room]["count"]), (&json!(true), &json!(0)));
+        world.end_all();
+    }
+}
+
+/// The leave at the end of the grace is still owed, and another is still unanswered, when the session is resumed.
+#[test]
+fn a_session_is_in_its_rooms_again_only_after_it_has_left_them() {
+    let mut world = world(2, Limits { lane_places: Some(4), ..Limits::default() });
     let room = world.room_at(0);
     let (ann, bob, welcome, epoch) = two_members(&mut world, &room);
-    world.say(bob, &[&publish(&room, 9, 2)]);
+    world.stalled.insert((1, 0));
     world.end(bob, Ended::Error);
     world.pass(9_500);
-    let left =
-        world.take(ann).iter().filter(|message| message["leaves"].as_array().is_some_and(|leaves| leaves.len() == 1)).count();
-    assert_eq!(left, 1, "the others were told");
-    world.say(ann, &[&publish(&room, 2, 2)]);
-    let rooms = json!({&*room: {"epoch": &epoch, "offset": 0}});
-    let (bob, again) = connect(&mut world, 0, "bob", resume(&welcome, 2, rooms));
-    assert_eq!((&again["resumed"], &again["nextSeq"], &again["rooms"]), (&json!(true), &json!(3), &json!({})));
-    let rejoin = json!({"type": "join_room", "roomId": room, "since": {"epoch": epoch, "offset": 0}, "seq": 3});
-    world.say(bob, &[&rejoin.to_string()]);
-    let got = world.take(bob);
-    assert_eq!((&got[0]["type"], &got[0]["recovered"], data_of(&got)), (&json!("room_joined"), &json!(true), vec![2]));
-    // The hidden page leaves at once; its session stays.
-    world.send_close(bob, Some(4901));
+    let client = world.open_socket(1, true);
+    world.request(client, "/ws?user=bob", Some("throng.v1"));
+    let rooms = json!({&*room: {"epoch": epoch, "offset": 0}});
+    world.say(client, &[&json!({"type": "connect", "resume": resume(&welcome, 1, rooms)}).to_string()]);
     world.run();
+    world.stalled.clear();
+    world.run();
+    let got = world.take(client);
+    assert_eq!((&got[0]["resumed"], &got[0]["rooms"][&room]["complete"]), (&json!(true), &json!(true)));
     world.pass(2_000);
-    let (_, again) = connect(&mut world, 1, "bob", resume(&again, 3, json!({})));
-    assert_eq!((&again["resumed"], &again["rooms"]), (&json!(true), &json!({})));
+    world.say(ann, &[&json!({"type": "presence", "roomId": room, "id": 1}).to_string()]);
+    let answer = world.take(ann).into_iter().find(|message| message["id"] == 1).expect("an answer");
+    let members = answer["members"].as_array().expect("members");
+    let states: Vec<&Value> = members.iter().map(|member| &member["connections"][0]["state"]).collect();
+    assert_eq!(states, [&json!({"at": 7}); 2], "{answer}");
     world.end_all();
 }
 
@@ -227,6 +265,26 @@ fn a_session_that_is_taken_over_closes_its_old_connection_and_hears_nothing_more
         world.say(ann, &[&publish(&room, 8, 2)]);
         assert_eq!((data_of(&world.take(new)), data_of(&world.take(old))), (vec![8], vec![]));
         assert_eq!(world.sum(|stats| stats.taken_over), 1);
+        world.end_all();
+    }
+}
+
+/// While the session was away somebody took its place in a room that is full now.
+#[test]
+fn a_room_that_does_not_take_a_session_back_is_not_named_and_holds_nothing_up() {
+    for shards in [1, 2] {
+        let mut world = world(shards, Limits { members_per_room_max: 2, ..Limits::default() });
+        let room = world.room_at(0);
+        let (_, bob, welcome, epoch) = two_members(&mut world, &room);
+        world.end(bob, Ended::Error);
+        world.pass(9_500);
+        let (eve, _) = connect(&mut world, 0, "eve", None);
+        world.say(eve, &[&join(&room, 1)]);
+        let rooms = json!({&*room: {"epoch": epoch, "offset": 0}});
+        let (bob, again) = connect(&mut world, 0, "bob", resume(&welcome, 1, rooms));
+        assert_eq!((&again["resumed"], &again["rooms"]), (&json!(true), &json!({})));
+        world.say(bob, &[&join(&room, 2)]);
+        assert_eq!(world.take(bob)[0]["code"], "room_full");
         world.end_all();
     }
 }

@@ -76,7 +76,8 @@ impl Shard {
     }
 
     fn verify_session(&self, index: SessionIndex, session: &Session) -> Result<(), &'static str> {
-        holds(usize::from(session.rooms) <= self.limits.rooms_per_connection_max, "it is in more rooms than it may be")?;
+        // Those that it leaves may not be left yet when it is in them again.
+        holds(usize::from(session.rooms) <= 2 * self.limits.rooms_per_connection_max, "it is in more rooms than it may be")?;
         match session.phase {
             Phase::Attached => {
                 let connection = self.connections.get(session.connection as usize);
@@ -88,7 +89,12 @@ impl Shard {
                 holds(session.window.is_none() || is_undecided, "it is over, waits for no decision, and has a window")?;
             }
         }
-        holds(session.phase != Phase::Away || session.memberships.is_none(), "its grace is over and it lists memberships")?;
+        let mut at = session.memberships;
+        while at.is_some() && session.phase == Phase::Away {
+            let is_dormant = self.memberships.get(at).is_some_and(|membership| membership.stage == Stage::Dormant);
+            holds(is_dormant, "its grace is over and it is in a room")?;
+            at = self.memberships[at].next;
+        }
         holds(session.phase != Phase::Away || session.resumable, "its grace is over, nobody can resume it, and it is kept")?;
         holds(session.phase != Phase::Ending || !session.resumable, "it is over and may be resumed")?;
         holds(session.aside.is_none() || self.asides.contains(session.aside.0 as usize), "what is rare about it is not there")?;
@@ -155,6 +161,7 @@ impl Shard {
                     Stage::Joined | Stage::Leaving | Stage::Departing | Stage::Owed => membership.presence.is_some(),
                     // A member that asks again what it missed has one.
                     Stage::Joining | Stage::Abandoned => true,
+                    Stage::Dormant => membership.presence.is_none() && session.phase != Phase::Ending,
                 };
                 holds(is_present, "it has joined and has no presence")?;
                 let is_asking = membership.stage == Stage::Joining && session.connection != NO_CONNECTION;
