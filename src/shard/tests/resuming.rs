@@ -269,6 +269,23 @@ fn a_session_that_is_taken_over_closes_its_old_connection_and_hears_nothing_more
     }
 }
 
+/// Nobody watched the room while its only watcher was away, so its presence has no new version; its members are others all the same.
+#[test]
+fn who_was_away_is_told_who_is_there_whatever_version_it_has() {
+    let mut world = world(1, Limits { presence_grace_ms: 0, ..Limits::default() });
+    let (client, welcome) = connect(&mut world, 0, "ann", None);
+    world.say(client, &[&join("r", 1)]);
+    let joined = world.take(client).remove(0);
+    world.end(client, Ended::Error);
+    let (other, _) = connect(&mut world, 0, "bob", None);
+    world.say(other, &[r#"{"type":"join_room","roomId":"r","seq":1}"#]);
+    let rooms = json!({"r": {"epoch": joined["epoch"], "offset": 0, "version": joined["version"]}});
+    let (client, _) = connect(&mut world, 0, "ann", resume(&welcome, 1, rooms));
+    let state = world.take(client).into_iter().find(|message| message["type"] == "presence_state").expect("the list");
+    assert_eq!(state["members"].as_array().map(Vec::len), Some(2));
+    world.end_all();
+}
+
 /// While the session was away somebody took its place in a room that is full now.
 #[test]
 fn a_room_that_does_not_take_a_session_back_is_not_named_and_holds_nothing_up() {
