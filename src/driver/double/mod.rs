@@ -24,7 +24,7 @@ use crate::limits::{CONSEQUENCES_PER_COMMAND_MAX, Limits, REFUSALS_IN_FLIGHT_MAX
 use crate::shard::{Order, ShardId};
 use crate::time::{Millis, Now, WallMillis};
 use crate::uring::double::{Choices, DoubleIo, Faults, Leftovers, Machine};
-use crate::uring::{BuffersConfig, RingConfig, Wait, Waker};
+use crate::uring::{BuffersConfig, RingConfig, Wait};
 use crossbeam_channel::Receiver;
 use peer::{Kind, Peer};
 use std::fs::File;
