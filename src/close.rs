@@ -96,11 +96,9 @@ close_reasons! {
 impl CloseReason {
     /// Whether the client may come back for its session: not after a clean end, nor where it is told to stop or to begin anew.
     pub const fn keeps_session(self) -> bool {
-        match self {
-            CloseReason::PeerCode => true,
-            CloseReason::Clean | CloseReason::Drain | CloseReason::StateInsufficient => false,
-            _ => !matches!(self.retry(), Retry::Stop),
-        }
+        let begins_anew = matches!(self, CloseReason::Drain | CloseReason::StateInsufficient);
+        let may_come_back = matches!(self, CloseReason::PeerCode) || !matches!(self.retry(), Retry::Stop);
+        may_come_back && !begins_anew
     }
 
     /// Number of reasons: the length of a counter array.

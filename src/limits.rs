@@ -202,6 +202,9 @@ pub struct Limits {
     /// Bytes of flexible memory that all histories may take, over all shards; `None`: a part of it ([`HISTORY_MEMORY_SHARE`]).
     /// At it the oldest publication of the shard goes.
     pub history_memory_bytes_max: Option<usize>,
+    /// A `throng.v1` member that was so slow that something is lost for it is closed with 4102, as a plain one always is, instead of
+    /// being told the gap: for applications that would rather begin anew.
+    pub gaps_declined: bool,
     /// Silence after which a connection in a room is pinged, in ms. A part of the ghost bound.
     pub heartbeat_ms: u64,
     /// Silence after which a connection in no room is pinged, in ms: it is in no presence list, so this may be longer.
@@ -236,6 +239,7 @@ impl Default for Limits {
             history_bytes_max: 256 * 1024,
             history_age_ms: ROOM_IDLE_MS,
             history_memory_bytes_max: None,
+            gaps_declined: false,
             heartbeat_ms: 12_000,
             heartbeat_idle_ms: 25_000,
             timeout_ms: 6_000,

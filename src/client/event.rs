@@ -234,6 +234,19 @@ pub enum Event {
 }
 
 impl Event {
+    /// The room that the event is about, if it is about one and is told to its members only.
+    pub(crate) fn room(&self) -> Option<&str> {
+        match self {
+            Event::Joined { room, .. }
+            | Event::JoinRefused { room, .. }
+            | Event::Left { room, .. }
+            | Event::Presence { room, .. }
+            | Event::Gap { room, .. } => Some(room),
+            Event::Message(message) => Some(&message.room),
+            Event::State(_) | Event::Acked(_) | Event::Refused { .. } | Event::Unknown(_) | Event::Error { .. } => None,
+        }
+    }
+
     /// Bytes that the event holds beyond its own size.
     pub(crate) fn bytes(&self) -> usize {
         let entries = |entries: &[PresenceEntry]| -> usize {

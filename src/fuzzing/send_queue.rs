@@ -294,7 +294,9 @@ impl World {
                 // It broke after that was asked.
                 Action::AwaitWritable(_) => {}
                 Action::Close(key) => assert!(!self.sockets[key.slot as usize].is_open, "nobody asked for the end"),
-                other @ (Action::Finish(_) | Action::Probe(_) | Action::Measure(_) | Action::Resume(_) | Action::HandOver(..)) => panic!("{other:?}"),
+                other @ (Action::Finish(_) | Action::Probe(_) | Action::Measure(_) | Action::Resume(_) | Action::HandOver(..)) => {
+                    panic!("{other:?}")
+                }
             }
         }
         for socket in &mut self.sockets {

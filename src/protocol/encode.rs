@@ -51,35 +51,56 @@ pub struct ResumeOffer<'a> {
 /// What a client that went on with its session is told.
 #[derive(Clone, Copy, Debug)]
 pub struct ResumedSession<'a> {
-    /// The fields of `rooms`, as [`write_resumed_room`] and [`write_lost_room`] wrote them.
+    /// The fields of `rooms`, as [`write_resumed_room`] wrote them.
     pub rooms: &'a [u8],
     /// Commands that were refused for good, of which the client may not know.
     pub failed: &'a [(u64, ErrorCode)],
 }
 
-/// Writes the field of `welcome.rooms` for a room of which everything that the client missed follows: `count` publications.
-pub fn write_resumed_room(out: &mut Vec<u8>, room: &[u8], count: u64) {
-    begin_field(out, room);
-    number(out, b"{\"complete\":true,\"count\":", count);
-    out.push(b'}');
+/// What a client missed of a room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missed {
+    /// All of it follows.
+    Following {
+        /// So many publications.
+        count: u64,
+    },
+    /// Something is lost, and nothing follows.
+    Lost {
+        /// Why.
+        reason: GapReason,
+        /// The epoch of the room's numbering.
+        epoch: u64,
+        /// Where the client goes on.
+        offset: u64,
+    },
 }
 
-/// Writes the field of `welcome.rooms` for a room of which something is lost: its client goes on from `offset`.
-pub fn write_lost_room(out: &mut Vec<u8>, room: &[u8], reason: GapReason, epoch_: u64, offset: u64) {
-    begin_field(out, room);
-    word(out, b"{\"gap\":{\"reason\":\"", reason.wire());
-    out.push(b'}');
-    epoch(out, epoch_);
-    number(out, b",\"offset\":", offset);
-    out.push(b'}');
+/// A room of a session that goes on.
+#[derive(Clone, Copy, Debug)]
+pub struct ResumedRoom<'a> {
+    /// The room.
+    pub room: &'a [u8],
+    /// What its client missed.
+    pub missed: Missed,
 }
 
-fn begin_field(out: &mut Vec<u8>, key: &[u8]) {
+/// Writes a field of `welcome.rooms`.
+pub fn write_resumed_room(out: &mut Vec<u8>, resumed: &ResumedRoom<'_>) {
     if !out.is_empty() {
         out.push(b',');
     }
-    write_string(out, key);
-    out.push(b':');
+    write_string(out, resumed.room);
+    match resumed.missed {
+        Missed::Following { count } => number(out, b":{\"complete\":true,\"count\":", count),
+        Missed::Lost { reason, epoch: epoch_, offset } => {
+            word(out, b":{\"gap\":{\"reason\":\"", reason.wire());
+            out.push(b'}');
+            epoch(out, epoch_);
+            number(out, b",\"offset\":", offset);
+        }
+    }
+    out.push(b'}');
 }
 
 /// Writes `welcome`.
@@ -414,6 +435,13 @@ fn write_gap_reason(out: &mut Vec<u8>, gap: Option<GapReason>) {
         word(out, b",\"gap\":{\"reason\":\"", reason.wire());
         out.push(b'}');
     }
+}
+
+/// Writes a `broadcast` that was written before once more, with the number that it had in its author's session.
+pub fn write_numbered(out: &mut Vec<u8>, broadcast: &[u8], seq: u64) {
+    out.extend_from_slice(broadcast.strip_suffix(b"}").unwrap_or(broadcast));
+    number(out, b",\"seq\":", seq);
+    out.push(b'}');
 }
 
 /// Writes `ack`: all commands up to `seq` are decided.

@@ -81,7 +81,7 @@ impl Shard {
             }
             Stage::Leaving => session.phase == Phase::Attached || !is_listed,
             Stage::Joining | Stage::Joined => !is_listed && matches!(session.phase, Phase::Attached | Phase::Detached),
-            Stage::Departing | Stage::Owed | Stage::Abandoned => !is_listed,
+            Stage::Dormant | Stage::Departing | Stage::Owed | Stage::Abandoned => !is_listed,
         }
     }
 }

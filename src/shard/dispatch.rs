@@ -202,7 +202,9 @@ impl Shard {
                 let since = since.as_ref().map(position);
                 self.join(now, slot, session, seq, room, &Wish { since, watches: *presence, state: *state, latest: *latest })
             }
-            Command::LeaveRoom { room } => self.ask_member(now, slot, session, seq, id, room, What::Leave { answer: true }),
+            Command::LeaveRoom { room } => {
+                self.ask_member(now, slot, session, seq, id, room, What::Leave { answer: true, remembers: false })
+            }
             Command::Broadcast { room, data, key, echo } => {
                 let what = What::Publish { data, key: key.as_deref(), echo: *echo, volatile: unnumbered };
                 self.ask_member(now, slot, session, seq, id, room, what)
@@ -317,7 +319,7 @@ impl Shard {
                     // Whether it watches changes with the answer: a diff before the snapshot that it applies to is of no use.
                     membership
                 }
-                Stage::Joining | Stage::Leaving | Stage::Departing | Stage::Owed | Stage::Abandoned => {
+                Stage::Joining | Stage::Leaving | Stage::Dormant | Stage::Departing | Stage::Owed | Stage::Abandoned => {
                     return Took::Held(Wait::Decision);
                 }
             },
@@ -388,7 +390,9 @@ impl Shard {
         let record = self.memberships[membership];
         match record.stage {
             Stage::Joined => {}
-            Stage::Joining | Stage::Leaving | Stage::Departing | Stage::Owed | Stage::Abandoned => return Took::Held(Wait::Decision),
+            Stage::Joining | Stage::Leaving | Stage::Dormant | Stage::Departing | Stage::Owed | Stage::Abandoned => {
+                return Took::Held(Wait::Decision);
+            }
         }
         debug_assert!(record.presence != PresenceIndex::NONE);
         let home = usize::from(self.locals[record.room.0 as usize].home.0);
@@ -492,6 +496,11 @@ impl Shard {
                 self.await_turn(slot, wait);
                 return;
             }
+        }
+        if self.connections[slot as usize].state == State::Opening {
+            // It waits for its rooms, and holds nothing.
+            self.recharge_input(slot);
+            return;
         }
         let session = self.connections[slot as usize].session;
         if session.is_some() {

@@ -16,8 +16,8 @@ use super::home::anonymous_name;
 use super::local::{Pass, Stage};
 use super::mesh::{Ask, Body, Command, Consequence, LocalRef, MeshMessage, Roster, SessionId};
 use super::recovery::Recovery;
-use super::seam::{Key, Lane, LaneRoom, ShardId};
 use super::resume::{Resumed, members_of};
+use super::seam::{Key, Lane, LaneRoom, ShardId};
 use super::session::NO_CONNECTION;
 use crate::limits::{CONSEQUENCES_PER_COMMAND_MAX, PASSES_MAX};
 use crate::planted::{Bug, is_planted};
@@ -266,19 +266,23 @@ impl Shard {
         match consequence {
             Consequence::Joined { .. } => self.apply_joined(now, consequence),
             Consequence::NotJoined { session, membership, seq, code } => {
-                if self.resolve_session(session).is_none() {
-                    return;
+                let Some(index) = self.resolve_session(session) else { return };
+                if self.memberships[membership].feed.is_resuming() {
+                    self.lose_room(self.sessions[index].connection);
                 }
                 match self.memberships[membership].stage {
                     Stage::Abandoned => self.drop_membership(membership),
-                    _ => self.unlink_membership(membership),
+                    Stage::Joining | Stage::Joined | Stage::Leaving | Stage::Dormant | Stage::Departing | Stage::Owed => {
+                        self.unlink_membership(membership);
+                    }
                 }
                 self.conclude(session, seq, Some(code));
                 self.complete_resume(now, session);
             }
-            Consequence::Left { session, membership, seq } => {
+            Consequence::Left { session, membership, seq, state } => {
                 let Some(index) = self.resolve_session(session) else { return };
                 if self.memberships[membership].stage == Stage::Departing {
+                    self.keep_dormant_state(membership, &state);
                     self.drop_membership(membership);
                     self.conclude(session, seq, None);
                     return;
@@ -371,7 +375,7 @@ impl Shard {
             Stage::Joining => record.stage = Stage::Joined,
             // A repeated join, with its leave on the way or not: it is in the member list already.
             Stage::Joined | Stage::Leaving | Stage::Abandoned => {}
-            Stage::Owed | Stage::Departing => return self.give_roster(roster),
+            Stage::Dormant | Stage::Owed | Stage::Departing => return self.give_roster(roster),
         }
         record.presence = presence;
         self.locals[local.0 as usize].home_room = room;

@@ -27,6 +27,8 @@ pub(crate) enum Stage {
     Joining,
     /// The session is a member; while it has a connection, it is in the member list.
     Joined,
+    /// The session is away, and the home was told that it left: it joins again when it is resumed.
+    Dormant,
     /// The home was asked to end it, and the session waits for the answer.
     Leaving,
     /// The home was asked to end it, and the session does not wait for the answer any more.
@@ -62,6 +64,7 @@ impl Feed {
     const BEHIND: u8 = 1;
     const LATEST: u8 = 2;
     const RESUMING: u8 = 4;
+    const REMEMBERED: u8 = 8;
 
     /// It is fed from its room's history.
     pub(crate) fn is_behind(self) -> bool {
@@ -77,6 +80,13 @@ impl Feed {
     }
     pub(crate) fn set_resuming(&mut self, resuming: bool) {
         self.set(Self::RESUMING, resuming);
+    }
+    /// It is over, and its session has another in its place, for when it is resumed.
+    pub(crate) fn is_remembered(self) -> bool {
+        self.0 & Self::REMEMBERED != 0
+    }
+    pub(crate) fn set_remembered(&mut self) {
+        self.set(Self::REMEMBERED, true);
     }
     fn set(&mut self, bit: u8, is_set: bool) {
         self.0 = self.0 & !bit | if is_set { bit } else { 0 };

@@ -74,11 +74,11 @@ use mesh::SessionId;
 use outbound::Outbound;
 use presence::Presence;
 use random::Random;
-use session::{Absence, PooledWindow, Refused, Session};
+use session::{Absence, Aside, PooledWindow, Session};
 use slab::Slab;
 use stats::MemoryUse;
 use std::cell::Cell;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::hash::BuildHasher;
 use timer_wheel::TimerWheel;
 use token::Tokens;
@@ -149,7 +149,9 @@ pub struct Shard {
     detached: VecDeque<Absence>,
     /// Sessions that may be resumed.
     resumables: VecDeque<Absence>,
-    refusals: Slab<VecDeque<Refused>>,
+    asides: Slab<Aside>,
+    /// Presence states of sessions that are away, for when they are in their rooms again.
+    dormant_states: BTreeMap<MembershipIndex, Box<str>>,
     reorders: VecDeque<(Millis, SessionId)>,
     /// Slots whose session has something to acknowledge.
     acks: Vec<u32>,
@@ -250,7 +252,8 @@ impl Shard {
             free_windows_idle: 0,
             detached: VecDeque::new(),
             resumables: VecDeque::new(),
-            refusals: Slab::new(),
+            asides: Slab::new(),
+            dormant_states: BTreeMap::new(),
             reorders: VecDeque::new(),
             acks: Vec::new(),
             gaps: Vec::new(),

@@ -10,13 +10,13 @@
 //! not above the head, and is an ordinary member once no such pass is left.
 //!
 //! If the history has overtaken a cursor, the client is told the one range of offsets that it lost (`gap`), and is fed from there
-//! on. A plain client does not know `gap`: it is closed with 4102.
+//! on. A plain client does not know `gap`: it is closed with 4102, as is everybody where gaps are declined.
 //!
 //! Invariants: a connection has at most one chunk asked or queued; a read never waits for the socket in the home; whoever is behind
 //! and not waiting for anything else has a place among the readers of a lane.
 
 use super::Shard;
-use super::arena::{HomeIndex, Index, LocalIndex, MembershipIndex, PublicationIndex, SessionIndex, StashIndex};
+use super::arena::{FrameIndex, HomeIndex, Index, LocalIndex, MembershipIndex, PublicationIndex, SessionIndex, StashIndex};
 use super::connection::{Flags, Queued, State};
 use super::frames::Matter;
 use super::local::{Membership, Stage};
@@ -116,7 +116,7 @@ impl Shard {
     }
 
     /// Answers a read: the next chunk after a cursor.
-    pub(crate) fn take_read(&mut self, now: Now, ask: &Ask<'_>, cursor: u64, hint: PublicationIndex) {
+    pub(crate) fn take_read(&mut self, now: Now, ask: &Ask<'_>, cursor: u64, hint: PublicationIndex, formerly: Option<SessionId>) {
         // A session that has left in the meantime has no cursor any more.
         let Some(presence) = self.presence_of(ask) else { return };
         let room = self.presences[presence].room;
@@ -126,6 +126,7 @@ impl Shard {
         taken.clear();
         let (mut to, mut last, mut bytes) = (cursor.max(lost), PublicationIndex::NONE, 0);
         let mut at = self.first_after(room, to, hint);
+        let mut numbered = Vec::new();
         while at.is_some() {
             let publication = &self.history.publications[at.0 as usize];
             if publication.is_for(ask.session) {
@@ -133,9 +134,15 @@ impl Shard {
                 if !taken.is_empty() && bytes + length > RECOVERY_CHUNK_BYTES_MAX {
                     break;
                 }
-                taken.push(publication.frame);
-                bytes += length;
+                let is_its_own = formerly == Some(publication.author) && publication.seq > 0;
+                let frame = if is_its_own { self.numbered_frame(at) } else { publication.frame };
+                if is_its_own {
+                    numbered.push(frame);
+                }
+                taken.push(frame);
+                bytes += self.out.frames.length(frame);
             }
+            let publication = &self.history.publications[at.0 as usize];
             (to, last, at) = (publication.offset, at, publication.newer_in_room);
         }
         let is_head = at.is_none();
@@ -143,11 +150,24 @@ impl Shard {
             true => Bytes::new(),
             false => self.out.frames.gather(&taken, bytes, ask.session.shard() != self.id),
         };
+        numbered.into_iter().for_each(|frame| self.release_frame(frame));
         let count = taken.len() as u32;
         self.stats.recovered += u64::from(count);
         self.chunk = taken;
         let chunk = Chunk { frames, count, to: if is_head { head } else { to }, hint: last, lost, is_head };
         self.emit(now, ask.session.shard(), Consequence::Chunk { session: ask.session, membership: ask.membership, chunk });
+    }
+
+    /// A publication with its author's number of it, as a frame with one reference, the caller's.
+    fn numbered_frame(&mut self, index: PublicationIndex) -> FrameIndex {
+        let publication = &self.history.publications[index.at()];
+        let (frame, head, seq) = (publication.frame, usize::from(publication.head), publication.seq);
+        let mut json = std::mem::take(&mut self.json);
+        json.clear();
+        encode::write_numbered(&mut json, &self.out.frames.bytes(frame)[head..], seq);
+        let frame = self.text_frame(&json);
+        self.json = json;
+        frame
     }
 
     /// Answers the question what a room has kept.
@@ -170,7 +190,6 @@ impl Shard {
         self.decide(now, ask, None);
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the fields of one question")]
     fn write_history(
         &self,
         json: &mut Vec<u8>,
@@ -302,7 +321,7 @@ impl Shard {
     }
 
     /// The membership that a session has of a room.
-    fn find_membership(&self, session: SessionIndex, room: LocalIndex) -> Option<MembershipIndex> {
+    pub(crate) fn find_membership(&self, session: SessionIndex, room: LocalIndex) -> Option<MembershipIndex> {
         let mut at = self.sessions[session].memberships;
         while at.is_some() && self.memberships[at].room != room {
             at = self.memberships[at].next;
@@ -414,7 +433,8 @@ impl Shard {
             };
             self.stashes[stash].reading = Reading::Asked;
             let record = self.memberships[behind.membership];
-            let what = What::Read { cursor: behind.cursor, hint: behind.hint };
+            let formerly = self.aside(record.session).and_then(|aside| aside.formerly);
+            let what = What::Read { cursor: behind.cursor, hint: behind.hint, formerly };
             let session = self.session_id(record.session);
             let ask = Ask { session, membership: behind.membership, presence: record.presence, seq: 0, what };
             self.command(now, home, &ask);
@@ -437,7 +457,7 @@ impl Shard {
         stash.behind.rotate_left(place + 1);
         // Offsets that a `latest` member does not get are superseded, which is no loss.
         if lost > 0 && !self.memberships[membership].feed.is_latest() {
-            if self.connections[slot as usize].dialect() == Dialect::Plain {
+            if self.limits.gaps_declined || self.connections[slot as usize].dialect() == Dialect::Plain {
                 self.out.frames.pool.give(frames);
                 self.end_with_frame(now, slot, CloseReason::SlowConsumer);
                 return;

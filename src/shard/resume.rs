@@ -6,7 +6,7 @@
 //! sent: with the last answer comes the `welcome`, then the presence of rooms that are watched, then what was missed, from the
 //! histories, as the socket drains.
 //!
-//! Rooms whose grace is over are not told of: the client joins them again with its position.
+//! Rooms whose grace is over were told that the session left; it joins them anew, with the presence state that it had there.
 //!
 //! Invariants: what a session was asked to do over an earlier connection is decided before its rooms are asked for; a member is in
 //! the member list from its answer on, and gets no publication before the `welcome` because it is behind until then.
@@ -24,7 +24,9 @@ use super::stats::MemoryUse;
 use super::token::Claim;
 use crate::close::CloseReason;
 use crate::limits::RESUME_TOKENS_MAX;
-use crate::protocol::encode::{self, ErrorFrame, GapReason, Members, Presence, ResumeOffer, ResumedSession, Welcome};
+use crate::protocol::encode::{
+    self, ErrorFrame, GapReason, Members, Missed, Presence, ResumeOffer, ResumedRoom, ResumedSession, Welcome,
+};
 use crate::protocol::id64::{id64, read_id64};
 use crate::protocol::{Command, Envelope, ErrorCode, Resume};
 use crate::time::Now;
@@ -104,6 +106,9 @@ impl Shard {
                 self.take_over(now, slot, old, resume.acked);
                 return self.ask_rooms(now, slot, resume);
             }
+            if let Some(claim) = claim {
+                self.change_aside(session, |aside| aside.formerly = Some(claim.session));
+            }
         }
         self.stats.resumes_failed += u64::from(wants_resume);
         self.welcome(now, slot, None);
@@ -164,7 +169,8 @@ impl Shard {
     /// Asks the homes of a session's rooms what its client missed, as far as there is room in the lanes.
     fn ask_rooms(&mut self, now: Now, slot: u32, resume: &Resume<'_>) -> Took {
         let session = self.connections[slot as usize].session;
-        if self.is_between(session) {
+        (0..self.lanes.len()).for_each(|home| self.send_owed(now, home));
+        if self.has_unlisted(session) || self.is_between(session) {
             return Took::Held(Wait::Decision);
         }
         for listed in resume.rooms() {
@@ -208,7 +214,7 @@ impl Shard {
             let is_between = match membership.stage {
                 Stage::Joining => !membership.feed.is_resuming(),
                 Stage::Leaving => true,
-                Stage::Joined | Stage::Departing | Stage::Owed | Stage::Abandoned => false,
+                Stage::Joined | Stage::Dormant | Stage::Departing | Stage::Owed | Stage::Abandoned => false,
             };
             if is_between {
                 return true;
@@ -220,7 +226,7 @@ impl Shard {
 
     fn is_unasked(&self, membership: MembershipIndex) -> bool {
         let membership = &self.memberships[membership];
-        membership.stage == Stage::Joined && membership.position == NOWHERE
+        membership.stage == Stage::Dormant || (membership.stage == Stage::Joined && membership.position == NOWHERE)
     }
 
     fn ask_room(
@@ -240,13 +246,15 @@ impl Shard {
         self.memberships[membership].feed.set_resuming(true);
         if let Some(resuming) = self.resuming(slot) {
             resuming.awaited += 1;
+
             resuming.versions.extend(version.map(|version| (membership, version)));
         }
         let room = self.locals[record.room.at()].id.clone();
         let user = self.users.name(self.sessions[record.session].user).map(Box::from);
         let local = self.local_ref(record.room);
+        let state = self.take_dormant_state(membership);
         let what =
-            What::Join { room: &room, user: user.as_deref(), state: None, watches: record.watches, since, local };
+            What::Join { room: &room, user: user.as_deref(), state: state.as_deref(), watches: record.watches, since, local };
         let ask = Ask { session: self.session_id(record.session), membership, presence: record.presence, seq: 0, what };
         self.command(now, home, &ask);
         Took::Done
@@ -263,10 +271,13 @@ impl Shard {
         let id = std::mem::take(&mut self.locals[local.at()].id);
         if let Some(resuming) = self.resuming(slot) {
             resuming.awaited -= 1;
-            match recovery {
-                Recovery::Unasked => {}
-                Recovery::From { count, .. } => encode::write_resumed_room(&mut resuming.rooms, id.as_bytes(), u64::from(count)),
-                Recovery::Gap(reason) => encode::write_lost_room(&mut resuming.rooms, id.as_bytes(), reason, epoch, offset),
+            let missed = match recovery {
+                Recovery::Unasked => None,
+                Recovery::From { count, .. } => Some(Missed::Following { count: u64::from(count) }),
+                Recovery::Gap(reason) => Some(Missed::Lost { reason, epoch, offset }),
+            };
+            if let Some(missed) = missed {
+                encode::write_resumed_room(&mut resuming.rooms, &ResumedRoom { room: id.as_bytes(), missed });
             }
             let is_same_list = recovery != Recovery::Gap(GapReason::EpochChanged);
             let is_current = is_same_list && resuming.versions.contains(&(membership, version));
@@ -281,6 +292,13 @@ impl Shard {
             }
         }
         self.locals[local.at()].id = id;
+    }
+
+    /// A home does not take a session back that goes on: its `welcome` does not name that room.
+    pub(crate) fn lose_room(&mut self, slot: u32) {
+        if let Some(resuming) = self.resuming(slot) {
+            resuming.awaited -= 1;
+        }
     }
 
     /// Keeps a frame that comes behind a connection's `welcome`. The caller keeps its own reference.
@@ -358,10 +376,8 @@ impl Shard {
             true => self.window_of(index).expected(),
             false => session.acked + 1,
         };
-        let failed: Vec<(u64, ErrorCode)> = match session.refusals.is_some() {
-            true => self.refusals[session.refusals.at()].iter().map(|refused| (refused.seq, refused.code)).collect(),
-            false => Vec::new(),
-        };
+        let refusals = self.aside(index).map(|aside| &aside.refusals);
+        let failed: Vec<(u64, ErrorCode)> = refusals.into_iter().flatten().map(|refused| (refused.seq, refused.code)).collect();
         self.connections[slot as usize].state = State::Open;
         let limits = self.limits.clone();
         self.send_json(slot, |out| {

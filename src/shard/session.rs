@@ -2,15 +2,15 @@
 //! presence grace if that ended abnormally, itself by `resume_ttl` if its client may come back for it (see `resume`), and until every
 //! leave it owes is sent.
 
-use super::arena::{Index, MembershipIndex, RefusalsIndex, SessionIndex, UserIndex, WindowIndex};
+use super::arena::{AsideIndex, Index, MembershipIndex, SessionIndex, UserIndex, WindowIndex};
 use super::connection::{Flags, State};
-use super::local::Stage;
+use super::local::{Membership, Stage};
 use super::mesh::{Ask, SessionId, What};
 use super::stats::MemoryUse;
 use super::{QUEUE_KEPT, Shard};
 use crate::close::CloseReason;
-use crate::planted::{Bug, is_planted};
 use crate::limits::WINDOW;
+use crate::planted::{Bug, is_planted};
 use crate::protocol::{Dialect, ErrorCode, Window, encode};
 use crate::time::{Millis, Now};
 use std::collections::VecDeque;
@@ -22,7 +22,7 @@ pub(crate) enum Phase {
     Attached,
     /// Its connection ended abnormally: its presence stays for the grace.
     Detached,
-    /// It has no connection and is in no room, and may still be resumed.
+    /// It has no connection, its rooms have been told that it left, and it may still be resumed: then it is in them again.
     Away,
     /// It is over; leaves or answers are outstanding.
     Ending,
@@ -33,6 +33,23 @@ pub(crate) enum Phase {
 pub(crate) struct Refused {
     pub(crate) seq: u64,
     pub(crate) code: ErrorCode,
+}
+
+/// What most sessions have not.
+#[derive(Debug, Default)]
+pub(crate) struct Aside {
+    /// Its last commands that were refused, in the order of their numbers: those that its client may not know of, at most [`WINDOW`].
+    pub(crate) refusals: VecDeque<Refused>,
+    /// The session that its client had before, and that was over when the client came back for it: what that one published is told
+    /// to this one with its numbers.
+    pub(crate) formerly: Option<SessionId>,
+}
+
+impl Aside {
+    /// Bytes that it is charged.
+    pub(crate) fn bytes(&self) -> usize {
+        size_of::<Aside>() + self.refusals.len() * size_of::<Refused>()
+    }
 }
 
 /// In place of `acked`: no number has come yet. Above every number on the wire.
@@ -55,8 +72,8 @@ pub(crate) struct Session {
     pub(crate) memberships: MembershipIndex,
     /// What is undecided or early.
     pub(crate) window: WindowIndex,
-    /// Its last commands that were refused.
-    pub(crate) refusals: RefusalsIndex,
+    /// What is rare about it.
+    pub(crate) aside: AsideIndex,
     /// Invariant: memberships that name it.
     pub(crate) rooms: u16,
     /// Which of its connections is its last: the first is 0.
@@ -117,7 +134,7 @@ impl Shard {
             user,
             memberships: MembershipIndex::NONE,
             window: WindowIndex::NONE,
-            refusals: RefusalsIndex::NONE,
+            aside: AsideIndex::NONE,
             rooms: 0,
             attach: 0,
             unconfirmed: 0,
@@ -183,7 +200,7 @@ impl Shard {
 
     /// Ends what is left of a session that nobody can resume: it owes a leave for each of its memberships.
     pub(crate) fn finish_session(&mut self, index: SessionIndex) {
-        self.leave_rooms(index);
+        self.leave_rooms(index, false);
         let session = &mut self.sessions[index];
         session.phase = Phase::Ending;
         if std::mem::take(&mut session.resumable) && session.connection == NO_CONNECTION {
@@ -191,30 +208,48 @@ impl Shard {
         }
         self.sessions[index].connection = NO_CONNECTION;
         self.release_window(index);
-        self.drop_refusals(index);
+        self.drop_aside(index);
         self.free_session_if_over(index);
     }
 
-    /// A session that may be resumed leaves its rooms and waits for its client.
+    /// A session that may be resumed leaves its rooms, and remembers them.
     fn go_away(&mut self, index: SessionIndex) {
-        self.leave_rooms(index);
+        self.leave_rooms(index, true);
         self.sessions[index].phase = Phase::Away;
     }
 
-    /// Has a session owe a leave for each of its memberships.
-    fn leave_rooms(&mut self, index: SessionIndex) {
+    /// Has a session owe a leave for each of its memberships. If it `remembers` them, others take their places in its list that no home
+    /// knows of.
+    fn leave_rooms(&mut self, index: SessionIndex, remembers: bool) {
         if self.sessions[index].phase == Phase::Detached {
             self.stats.sessions_detached -= 1;
         }
         let mut next = std::mem::take(&mut self.sessions[index].memberships);
         while next.is_some() {
             let current = next;
+            let Membership { room, stage, watches, feed, .. } = self.memberships[current];
             next = self.memberships[current].next;
-            match self.memberships[current].stage {
+            if remembers && matches!(stage, Stage::Joined | Stage::Joining | Stage::Dormant) {
+                // If there is no place for one, its client joins that room again.
+                if let Some(dormant) = self.new_membership(index, room, watches) {
+                    self.memberships[dormant].stage = Stage::Dormant;
+                    self.memberships[dormant].feed.set_latest(feed.is_latest());
+                    self.memberships[current].feed.set_remembered();
+                    if let Some(state) = self.dormant_states.remove(&current) {
+                        self.dormant_states.insert(dormant, state);
+                    }
+                }
+            }
+            match stage {
                 Stage::Joined => self.owe(current),
                 // The home's answer decides what is owed.
                 Stage::Joining => self.memberships[current].stage = Stage::Abandoned,
                 Stage::Leaving => self.memberships[current].stage = Stage::Departing,
+                Stage::Dormant => {
+                    self.take_dormant_state(current);
+                    self.free_membership(current);
+                    self.sessions[index].rooms -= 1;
+                }
                 Stage::Departing | Stage::Owed | Stage::Abandoned => {}
             }
         }
@@ -246,18 +281,45 @@ impl Shard {
                 self.lanes[home].owed_last = MembershipIndex::NONE;
             }
             self.stats.leaves_owed -= 1;
+            let remembers = membership.feed.is_remembered();
             let ask = Ask {
                 session: self.session_id(membership.session),
                 membership: index,
                 presence: membership.presence,
                 seq: 0,
-                what: What::Leave { answer: false },
+                what: What::Leave { answer: remembers, remembers },
             };
+            if remembers {
+                // It is kept for the answer, which brings its state.
+                self.memberships[index].stage = Stage::Departing;
+                self.memberships[index].next = MembershipIndex::NONE;
+            }
             if !is_planted(Bug::OwedLeaveDropped) || self.has_room(home) {
                 self.command(now, home, &ask);
             }
-            self.drop_membership(index);
+            if !remembers {
+                self.drop_membership(index);
+            }
         }
+    }
+
+    /// Keeps the presence state of a membership that is over for the one that its session has in its place.
+    pub(crate) fn keep_dormant_state(&mut self, index: MembershipIndex, state: &[u8]) {
+        let Membership { session, room, .. } = self.memberships[index];
+        let Some(dormant) = self.find_membership(session, room) else { return };
+        let Ok(state) = std::str::from_utf8(state) else { return };
+        if state.is_empty() || self.memberships[dormant].stage != Stage::Dormant {
+            return;
+        }
+        self.stats.charge(MemoryUse::PresenceState, state.len());
+        self.dormant_states.insert(dormant, state.into());
+    }
+
+    /// Takes the presence state that is kept for a membership.
+    pub(crate) fn take_dormant_state(&mut self, index: MembershipIndex) -> Option<Box<str>> {
+        let state = self.dormant_states.remove(&index)?;
+        self.stats.release(MemoryUse::PresenceState, state.len());
+        Some(state)
     }
 
     /// Frees a membership that is not in its session's list any more, and the session if it was the last thing it waited for.
@@ -383,46 +445,55 @@ impl Shard {
 
     /// Keeps what a numbered command was refused with, until its client is known to have seen it.
     pub(crate) fn note_refusal(&mut self, index: SessionIndex, seq: u64, code: ErrorCode) {
-        let session = &mut self.sessions[index];
-        if session.acked == UNNUMBERED || !(session.resumable) {
+        let session = &self.sessions[index];
+        if session.acked == UNNUMBERED || !session.resumable {
             return;
         }
-        if session.refusals.is_none() {
-            session.refusals = RefusalsIndex::new(self.refusals.insert(VecDeque::new()));
-        }
-        let refusals = &mut self.refusals[session.refusals.at()];
-        let before = refusals.len();
-        // What is further back was acknowledged, or the client could not have sent this one.
-        while refusals.front().is_some_and(|refusal| refusal.seq + u64::from(WINDOW) < seq) || refusals.len() >= WINDOW as usize {
-            refusals.pop_front();
-        }
-        let place = refusals.partition_point(|refusal| refusal.seq < seq);
-        refusals.insert(place, Refused { seq, code });
-        let after = refusals.len();
-        self.stats.release(MemoryUse::Reorder, before * size_of::<Refused>());
-        self.stats.charge(MemoryUse::Reorder, after * size_of::<Refused>());
+        self.change_aside(index, |aside| {
+            // What is further back was acknowledged, or the client could not have sent this one.
+            let is_known = |refused: &Refused| refused.seq + u64::from(WINDOW) < seq;
+            while aside.refusals.front().is_some_and(is_known) || aside.refusals.len() >= WINDOW as usize {
+                aside.refusals.pop_front();
+            }
+            let place = aside.refusals.partition_point(|refused| refused.seq < seq);
+            aside.refusals.insert(place, Refused { seq, code });
+        });
     }
 
     /// The client has seen everything up to `acked`.
     pub(crate) fn forget_refusals(&mut self, index: SessionIndex, acked: u64) {
-        let place = self.sessions[index].refusals;
-        if place.is_none() {
-            return;
-        }
-        let refusals = &mut self.refusals[place.at()];
-        let before = refusals.len();
-        refusals.retain(|refusal| refusal.seq > acked);
-        self.stats.release(MemoryUse::Reorder, (before - refusals.len()) * size_of::<Refused>());
-        if refusals.is_empty() {
-            self.drop_refusals(index);
+        if self.sessions[index].aside.is_some() {
+            self.change_aside(index, |aside| aside.refusals.retain(|refused| refused.seq > acked));
         }
     }
 
-    fn drop_refusals(&mut self, index: SessionIndex) {
-        let place = std::mem::take(&mut self.sessions[index].refusals);
+    /// What is rare about a session, if anything is.
+    pub(crate) fn aside(&self, index: SessionIndex) -> Option<&Aside> {
+        let place = self.sessions[index].aside;
+        place.is_some().then(|| &self.asides[place.at()])
+    }
+
+    /// Changes what is rare about a session, and gives its place back if nothing is.
+    pub(crate) fn change_aside(&mut self, index: SessionIndex, change: impl FnOnce(&mut Aside)) {
+        if self.sessions[index].aside.is_none() {
+            let aside = Aside::default();
+            self.stats.charge(MemoryUse::Reorder, aside.bytes());
+            self.sessions[index].aside = AsideIndex::new(self.asides.insert(aside));
+        }
+        let aside = &mut self.asides[self.sessions[index].aside.at()];
+        self.stats.release(MemoryUse::Reorder, aside.bytes());
+        change(aside);
+        self.stats.charge(MemoryUse::Reorder, aside.bytes());
+        if aside.refusals.is_empty() && aside.formerly.is_none() {
+            self.drop_aside(index);
+        }
+    }
+
+    fn drop_aside(&mut self, index: SessionIndex) {
+        let place = std::mem::take(&mut self.sessions[index].aside);
         if place.is_some() {
-            let refusals = self.refusals.remove(place.at());
-            self.stats.release(MemoryUse::Reorder, refusals.len() * size_of::<Refused>());
+            let aside = self.asides.remove(place.at());
+            self.stats.release(MemoryUse::Reorder, aside.bytes());
         }
     }
 

@@ -1,7 +1,8 @@
 //! What clients are told, held against the model as it comes: order, exactly-once, membership, acknowledgements, presence.
 
+use crate::client::FIRST_CLIENT;
 use crate::json::{Object, number};
-use crate::peer::{ACCEPT, Kind, Late, Meaning, Member, digest};
+use crate::peer::{ACCEPT, Kind, Late, Meaning, Member, Publication, digest};
 use crate::plan::Fault;
 use crate::room::Entry;
 use crate::socket::{CLOSE, PING, Pipe, TEXT, read_frame};
@@ -15,9 +16,18 @@ const PARSE_ONE_IN: u64 = 64;
 /// How long before the last moment a late answer comes at most, in ms.
 const LATE_SPREAD_MS: u64 = 100;
 /// Publications from which on a history is not overtaken while somebody who reads is fed from it.
-const SMALL_HISTORY: usize = 64;
+pub(crate) const SMALL_HISTORY: usize = 64;
 /// Broadcasts of which the canary swallows one.
 const CANARY_EVERY: u64 = 64;
+
+/// A publication that a reader is shown.
+pub(crate) struct Heard {
+    pub(crate) reader: usize,
+    pub(crate) room: usize,
+    pub(crate) author: usize,
+    pub(crate) offset: u64,
+    pub(crate) session: u32,
+}
 
 impl World<'_> {
     /// Takes apart what a client has read.
@@ -48,13 +58,14 @@ impl World<'_> {
     }
 
     /// The HTTP answer. Whether frames follow.
-    fn hear_answer(&mut self, id: usize, received: &mut Pipe) -> bool {
+    pub(crate) fn hear_answer(&mut self, id: usize, received: &mut Pipe) -> bool {
         let Some(end) = received.front().windows(4).position(|bytes| bytes == b"\r\n\r\n") else { return false };
         self.sockets[id].answered = true;
         let head = &received.front()[..end];
         let status = head.get(9..12).unwrap_or(&[]);
         if status == b"101" {
-            let accepts = head.windows(ACCEPT.len()).any(|bytes| bytes == ACCEPT);
+            // A machine has a key of its own, and holds the answer to it.
+            let accepts = self.peers[id].client.is_some() || head.windows(ACCEPT.len()).any(|bytes| bytes == ACCEPT);
             check!(accepts, "upgrade", "peer {id}: {:?}", String::from_utf8_lossy(head));
             self.peers[id].is_upgraded = true;
             received.consume(end + 4);
@@ -73,13 +84,18 @@ impl World<'_> {
     fn hear_close(&mut self, id: usize, payload: &[u8]) {
         let code = payload.first_chunk::<2>().map_or(1005, |code| u16::from_be_bytes(*code));
         trace!(self, "peer {id} <- close {code}");
+        self.hold_close(id, code);
+        self.sockets[id].heard_close = true;
+        self.send_frame(id, Opcode::Close, &payload[..payload.len().min(2)]);
+    }
+
+    /// Holds the end of a connection to what its client has done.
+    pub(crate) fn hold_close(&mut self, id: usize, code: u16) {
         let peer = &mut self.peers[id];
         let drained = code == 4200 && self.drain_by.is_some();
         check!(peer.may_close.contains(&code) || drained, "innocent closed", "peer {id} ({:?}) was closed with {code}", peer.kind);
         peer.heard_code = Some(code);
         self.gone(id);
-        self.sockets[id].heard_close = true;
-        self.send_frame(id, Opcode::Close, &payload[..payload.len().min(2)]);
     }
 
     /// The socket was closed: was that in order?
@@ -161,40 +177,73 @@ impl World<'_> {
 
     fn hear_broadcast(&mut self, id: usize, room: usize, message: &Object<'_>) {
         self.broadcasts += 1;
-        if self.canary && self.broadcasts.is_multiple_of(CANARY_EVERY) {
+        if self.swallows() {
             return;
         }
         let raw = message.get("data").unwrap_or(&[]);
         let (data, from) = (Object::parse(raw), message.get("from").and_then(Object::parse));
         let (Some(data), Some(from)) = (data, from) else { fail!("broadcast", "peer {id}: no data, or from nobody") };
-        let author = data.number("a").map_or(usize::MAX, |author| author as usize);
-        check!(author < self.peers.len(), "broadcast", "peer {id}: nobody wrote {:?}", String::from_utf8_lossy(raw));
-        let session = self.sessions.number(from.text("connection"));
-        check!(self.sessions.belongs(session, author), "author", "peer {author} is not from session {session}");
-        let known = *self.peers[author].session.get_or_insert(session);
-        check!(known == session, "author", "peer {author} has two sessions");
+        let author = self.author(id, &data, from.text("connection"));
         let Some(offset) = message.number("offset") else {
-            return self.hear_volatile(id, room, author, &data);
+            return self.hear_volatile(id, room, author, from.text("connection"), &data);
         };
-        let number = data.number("n").unwrap_or(u64::MAX) as usize;
-        let Some(publication) = self.peers[author].publications.get(number).copied() else {
-            fail!("broadcast", "peer {author} never wrote number {number}")
-        };
-        check!(publication.digest == digest(raw), "data", "peer {id}: {:?} is not what was written", String::from_utf8_lossy(raw));
-        check!(publication.room == room, "broadcast", "peer {author} wrote {number} in another room");
-        check!(author != id || publication.echo, "own copy", "peer {id} got its own {number} without asking");
-        let known = Entry::Seen { author, number: number as u32 };
         self.pass_over(id, room, offset);
+        let session = self.sessions.number(from.text("connection"));
+        self.enter(&Heard { reader: id, room, author, offset, session }, &data, raw);
+    }
+
+    /// Whether the canary keeps a broadcast from being heard.
+    pub(crate) fn swallows(&self) -> bool {
+        self.canary && self.broadcasts.is_multiple_of(CANARY_EVERY)
+    }
+
+    /// Who wrote what a reader is shown, and from which session.
+    pub(crate) fn author(&mut self, reader: usize, data: &Object<'_>, session: &[u8]) -> usize {
+        let author = data.number("a").map_or(usize::MAX, |author| author as usize);
+        let is_known = author < self.peers.len() || (FIRST_CLIENT..FIRST_CLIENT + self.clients.len()).contains(&author);
+        check!(is_known, "broadcast", "{reader}: nobody is {author}");
+        let session = self.sessions.number(session);
+        check!(self.sessions.belongs(session, author), "author", "{author} is not from session {session}");
+        if let Some(peer) = self.peers.get_mut(author) {
+            let known = *peer.session.get_or_insert(session);
+            check!(known == session, "author", "peer {author} has two sessions");
+        }
+        author
+    }
+
+    /// A publication with an offset, by its author and number.
+    pub(crate) fn written(&mut self, author: usize, number: usize) -> Option<&mut Publication> {
+        match author.checked_sub(FIRST_CLIENT) {
+            Some(client) => self.clients.get_mut(client)?.publications.get_mut(number),
+            None => self.peers.get_mut(author)?.publications.get_mut(number),
+        }
+    }
+
+    /// Enters what a reader was shown into the room's log, and holds it to what is known of it.
+    pub(crate) fn enter(&mut self, heard: &Heard, data: &Object<'_>, raw: &[u8]) {
+        let Heard { reader, room, author, offset, session } = *heard;
+        let number = data.number("n").unwrap_or(u64::MAX) as usize;
+        let Some(publication) = self.written(author, number) else { fail!("broadcast", "{author} never wrote number {number}") };
+        let first = *publication.offset.get_or_insert(offset);
+        let from = *publication.session.get_or_insert(session);
+        let publication = *publication;
+        check!(first == offset, "exactly once", "{author}'s {number} is at {first} and at {offset}");
+        check!(from == session, "author", "{author}'s {number} is from session {from} and from {session}");
+        check!(!publication.refused, "exactly once", "{author}'s {number} was refused, and is at {offset}");
+        check!(publication.digest == digest(raw), "data", "{reader}: {:?} is not what was written", String::from_utf8_lossy(raw));
+        check!(publication.room == room, "broadcast", "{author} wrote {number} in another room");
+        // What a lost session published comes back to its author as anybody else's.
+        let is_lost = reader.checked_sub(FIRST_CLIENT).is_some_and(|client| self.clients[client].session != Some(session));
+        check!(author != reader || publication.echo || is_lost, "own copy", "{reader} got its own {number} without asking");
+        let known = Entry::Seen { author, number: number as u32 };
         let entry = self.rooms[room].entry(offset);
         let agrees = match *entry {
             Entry::Unknown => true,
-            Entry::Own(peer) => peer == author && !publication.echo,
+            Entry::Own(other) => other == author && !publication.echo,
             seen @ Entry::Seen { .. } => seen == known,
         };
-        check!(agrees, "same order", "peer {id}: offset {offset} is {known:?}, and was {entry:?}");
+        check!(agrees, "same order", "{reader}: offset {offset} is {known:?}, and was {entry:?}");
         *entry = known;
-        let first = *self.peers[author].publications[number].offset.get_or_insert(offset);
-        check!(first == offset, "exactly once", "peer {author}'s {number} is at {first} and at {offset}");
     }
 
     /// Moves a member's position up to an offset: what it was not shown must be its own.
@@ -214,35 +263,41 @@ impl World<'_> {
         let entry = self.rooms[room].entry(offset);
         match *entry {
             Entry::Unknown => *entry = Entry::Own(id),
-            Entry::Own(peer) => {
-                check!(peer == id, "lost", "offset {offset} of room {room} was shown neither to {peer} nor to {id}")
+            Entry::Own(other) => {
+                check!(other == id, "lost", "offset {offset} of room {room} was shown neither to {other} nor to {id}")
             }
             Entry::Seen { author, number } => {
-                let echo = self.peers[author].publications[number as usize].echo;
-                check!(
-                    author == id && !echo,
-                    "lost",
-                    "peer {id} was not shown offset {offset} of room {room}, {author}'s {number}"
-                );
+                let echo = self.written(author, number as usize).is_some_and(|publication| publication.echo);
+                check!(author == id && !echo, "lost", "{id} was not shown offset {offset} of room {room}, {author}'s {number}");
             }
         }
     }
 
-    fn hear_volatile(&mut self, id: usize, room: usize, author: usize, data: &Object<'_>) {
-        let number = data.number("v").unwrap_or(u64::MAX);
-        check!(number < u64::from(self.peers[author].volatiles), "volatile", "peer {author} never wrote {number}");
-        check!(author != id, "own copy", "peer {id} got its own volatile {number}");
-        let number = number as u32;
+    fn hear_volatile(&mut self, id: usize, room: usize, author: usize, session: &[u8], data: &Object<'_>) {
+        let number = self.volatile_number(id, author, data);
+        let session = self.sessions.number(session);
         let Some(member) = self.peers[id].members[room].as_mut() else {
             fail!("non-member", "peer {id} got a volatile publication of room {room}, in which it is not")
         };
-        match member.volatile.iter_mut().find(|(other, _)| *other == author) {
+        match member.volatile.iter_mut().find(|(other, _)| *other == session) {
             Some((_, last)) => {
                 check!(number > *last, "volatile order", "peer {id}: {author}'s volatile {number} after {last}");
                 *last = number;
             }
-            None => member.volatile.push((author, number)),
+            None => member.volatile.push((session, number)),
         }
+    }
+
+    /// The number of a volatile publication that a reader is shown.
+    pub(crate) fn volatile_number(&mut self, reader: usize, author: usize, data: &Object<'_>) -> u32 {
+        let number = data.number("v").unwrap_or(u64::MAX);
+        let count = match author.checked_sub(FIRST_CLIENT) {
+            Some(client) => self.clients[client].casts,
+            None => self.peers[author].volatiles,
+        };
+        check!(number < u64::from(count), "volatile", "{author} never wrote {number}");
+        check!(author != reader, "own copy", "{reader} got its own volatile {number}");
+        number as u32
     }
 
     // ---- membership -----------------------------------------------------------------------------------------------------
@@ -253,7 +308,7 @@ impl World<'_> {
         self.answered(id, message, |meaning| matches!(meaning, Meaning::Join { room: other, .. } if other == room));
         let now = self.now.mono;
         if self.peers[id].members[room].is_none() {
-            let position = self.position_joined(id, message, offset);
+            let position = self.position_joined(id, room, message, offset);
             let member = Member { position, since: now, volatile: Vec::new(), view: None };
             self.peers[id].members[room] = Some(member);
         } else {
@@ -274,7 +329,7 @@ impl World<'_> {
     }
 
     /// Where a new member stands: at the head, or where it said that it stood, if all that followed is to come.
-    fn position_joined(&mut self, id: usize, message: &Object<'_>, head: u64) -> u64 {
+    fn position_joined(&mut self, id: usize, room: usize, message: &Object<'_>, head: u64) -> u64 {
         let command = message.number("seq").and_then(|seq| self.peers[id].command_mut(seq));
         let since = match command.map(|command| command.meaning) {
             Some(Meaning::Join { since, .. }) => since,
@@ -287,7 +342,8 @@ impl World<'_> {
             return head;
         };
         check!(since <= head, "numbering", "peer {id} stood at {since}, and the head is {head}");
-        check!(recovered || since < head, "recovered", "peer {id} has missed nothing, and is told of a gap");
+        let may_be = recovered || self.is_gap_allowed(room, since, head);
+        check!(may_be, "needless gap", "peer {id} stood at {since} of room {room}, whose head is {head}");
         match recovered {
             true => {
                 self.recoveries += u64::from(since < head);

@@ -1,10 +1,12 @@
 //! What holds at any time, and what must have come to be once the faults have stopped: everything acknowledged, everybody shown the
 //! same, presence the truth, and when all have gone, nothing left.
 
+use crate::client::FIRST_CLIENT;
 use crate::peer::{Kind, Meaning, Stand};
 use crate::plan::{End, Fault};
 use crate::room::Entry;
 use crate::socket::HELD_BYTES_MAX;
+use crate::told::{Fate, Wish};
 use crate::world::World;
 use std::collections::HashMap;
 use throng::limits::ROOM_IDLE_MS;
@@ -14,6 +16,12 @@ use throng::time::Millis;
 const SETTLE_MS: u64 = 45_000;
 /// Time within which a change is told to those who watch, where nothing disturbs it, in ms.
 const TOLD_MS: u64 = 5_000;
+/// Time between two looks at whether every client is where it wants to be, in ms.
+const CLIENT_SETTLE_MS: u64 = 5_000;
+/// Such looks: a client that was refused often waits up to half a minute, and does not find its silent socket out before its heartbeat.
+const CLIENT_SETTLE_ROUNDS: usize = 60;
+/// Connections that are kept free for a newcomer who asks for the heads of all rooms.
+const AUDITORS: usize = 2;
 /// What rounds add to a bound, in ms: a step has fewer turns than a server would have in its time.
 const SLACK_MS: u64 = 1_500;
 /// Commands of a plain client that may not have come, at the end: more make the server give up what is missing.
@@ -45,6 +53,7 @@ impl World<'_> {
     fn is_attentive(&self, id: usize) -> bool {
         let (peer, socket) = (&self.peers[id], &self.sockets[id]);
         !peer.is_ended
+            && peer.client.is_none()
             && peer.read_rate.is_none()
             && socket.held_bytes_max == HELD_BYTES_MAX
             && socket.to_client.is_empty()
@@ -59,7 +68,8 @@ impl World<'_> {
         let now = self.now.mono;
         for present in list {
             let Some(owner) = self.sessions.owner(present.session) else { continue };
-            let Some(gone) = self.peers[owner].gone else { continue };
+            let gone = self.peers.get(owner).map_or(self.sessions.gone(present.session), |peer| peer.gone);
+            let Some(gone) = gone else { continue };
             let bound = self.shape.limits.ghost_bound_ms() + self.disturbance_ms - gone.disturbance_ms + SLACK_MS;
             check!(
                 now.since(gone.at) <= bound,
@@ -111,7 +121,7 @@ impl World<'_> {
                 self.peers[id].read_rate = None;
                 self.sockets[id].held_bytes_max = 4 * HELD_BYTES_MAX;
                 let peer = &self.peers[id];
-                if peer.is_ended {
+                if peer.is_ended || peer.client.is_some() {
                     continue;
                 }
                 match peer.kind {
@@ -124,13 +134,43 @@ impl World<'_> {
             self.run();
             self.pass(100);
         }
+        self.make_room();
         self.pass(SETTLE_MS);
+        self.settle_clients();
         for _ in 0..2 {
             self.ask_again();
             self.pass(1_500);
         }
         self.look();
         self.verify();
+    }
+
+    /// Where fewer connections are admitted than there are clients, peers make room for client machines, which never give up.
+    fn make_room(&mut self) {
+        let wanted = self.shape.machines + AUDITORS;
+        let others: Vec<usize> = self.living();
+        let room = self.shape.limits.connections_max.saturating_sub(wanted);
+        for id in others.into_iter().skip(room) {
+            self.end(id, End::Reset);
+        }
+    }
+
+    /// Waits until every client is where it wants to be.
+    fn settle_clients(&mut self) {
+        if self.drain_by.is_some() {
+            return;
+        }
+        let mut waits = None;
+        for _ in 0..CLIENT_SETTLE_ROUNDS {
+            waits = (0..self.clients.len()).find_map(|client| Some((client, self.client_waits_for(client)?)));
+            if waits.is_none() {
+                return self.pass(SETTLE_MS);
+            }
+            self.pass(CLIENT_SETTLE_MS);
+        }
+        if let Some((client, what)) = waits {
+            fail!("liveness", "client {client} still waits for {what}");
+        }
     }
 
     /// Watchers that have missed a change ask.
@@ -156,7 +196,7 @@ impl World<'_> {
     }
 
     fn living(&self) -> Vec<usize> {
-        self.active.iter().copied().filter(|id| !self.peers[*id].is_ended).collect()
+        self.active.iter().copied().filter(|id| !self.peers[*id].is_ended && self.peers[*id].client.is_none()).collect()
     }
 
     fn judge_drain(&mut self) {
@@ -222,10 +262,16 @@ impl World<'_> {
                     truth.push((self.peers[*id].user, stand.state));
                 }
             }
+            for client in self.clients.iter().filter(|client| !client.is_closed) {
+                if let Some(view) = client.views[room].as_ref().filter(|view| view.is_joined) {
+                    truth.push((client.user, view.state));
+                }
+            }
             truth.sort_unstable();
             presences += truth.len() as u64;
             let mut users: Vec<u32> = truth.iter().map(|(user, _)| *user).collect();
             users.dedup();
+            self.judge_client_presence(room, &truth);
             for id in &living {
                 let Some(member) = &self.peers[*id].members[room] else { continue };
                 let Some(view) = &member.view else { continue };
@@ -268,22 +314,26 @@ impl World<'_> {
             total += head;
             self.judge_log(room);
         }
+        self.judge_clients(&heads);
         if heads.iter().all(Option::is_some) {
             let counted = self.sum(|stats| stats.publications);
-            let volatile: u64 = self.peers.iter().map(|peer| u64::from(peer.volatiles)).sum();
+            let peers = self.peers.iter().map(|peer| u64::from(peer.volatiles));
+            let volatile: u64 = peers.chain(self.clients.iter().map(|client| u64::from(client.casts))).sum();
             let range = total..=total + volatile;
             check!(range.contains(&counted), "numbering", "{counted} publications are counted, {total} have an offset");
         }
     }
 
-    fn judge_log(&self, room: usize) {
-        let mut last: HashMap<usize, u32> = HashMap::new();
+    fn judge_log(&mut self, room: usize) {
+        let mut last: HashMap<(usize, Option<u32>), u32> = HashMap::new();
         let mut own: HashMap<usize, usize> = HashMap::new();
         let mut unseen = 0;
-        for (place, entry) in self.rooms[room].log.iter().enumerate() {
-            match *entry {
+        for place in 0..self.rooms[room].log.len() {
+            match self.rooms[room].log[place] {
                 Entry::Seen { author, number } => {
-                    let before = last.insert(author, number);
+                    // What a lost session had on its way may come behind what its client has published since.
+                    let session = self.written(author, number as usize).and_then(|publication| publication.session);
+                    let before = last.insert((author, session), number);
                     let is_later = before.is_none_or(|before| before < number);
                     check!(is_later, "sender order", "room {room}, offset {}: {author}'s {number} after {before:?}", place + 1);
                 }
@@ -318,6 +368,21 @@ impl World<'_> {
             let claimed = own.get(&id).copied().unwrap_or(0);
             check!(claimed <= all, "lost", "peer {id} was not shown {claimed} publications of room {room}; {all} were its own");
         }
+        for (id, client) in self.clients.iter().enumerate() {
+            let (mut certain, mut all) = (0, 0);
+            for asked in &client.asked {
+                let Wish::Publish { number } = asked.wish else { continue };
+                let publication = &client.publications[number as usize];
+                if publication.room == room && publication.offset.is_none() && asked.fate != Fate::Refused {
+                    all += 1;
+                    certain += usize::from(asked.fate == Fate::Acked);
+                }
+            }
+            sure += certain;
+            possible += all;
+            let claimed = own.get(&(FIRST_CLIENT + id)).copied().unwrap_or(0);
+            check!(claimed <= all, "lost", "client {id} was not shown {claimed} publications of room {room}; {all} were its own");
+        }
         check!(
             (sure..=possible).contains(&unseen),
             "exactly once",
@@ -338,6 +403,7 @@ impl World<'_> {
 
     /// Ends everybody, lets every grace pass, and sees that nothing is left.
     pub(crate) fn end_all(&mut self) {
+        self.close_clients();
         for id in self.active.clone() {
             let end = match self.rng.below(4) {
                 0 => End::HalfClose,

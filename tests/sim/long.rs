@@ -5,6 +5,7 @@
 mod failure;
 #[macro_use]
 mod world;
+mod client;
 mod driver;
 mod hear;
 mod json;
@@ -15,11 +16,14 @@ mod rng;
 mod room;
 mod run;
 mod socket;
+mod tap;
+mod told;
 mod watch;
 
 use plan::{Fault, Plan};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use told::Tally;
 
 const HELP: &str = "\
 Simulates whole servers from seeds and checks what their clients are told.
@@ -142,7 +146,7 @@ fn many(options: &Options) -> bool {
     let (done, frames, simulated_ms) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     let failed = AtomicBool::new(false);
     let seen = Mutex::new([0u64; Fault::COUNT]);
-    let recovered = Mutex::new([0u64; 3]);
+    let (recovered, clients) = (Mutex::new([0u64; 3]), Mutex::new(Tally::default()));
     std::thread::scope(|scope| {
         for _ in 0..options.jobs {
             scope.spawn(|| {
@@ -165,6 +169,7 @@ fn many(options: &Options) -> bool {
                     simulated_ms.fetch_add(outcome.simulated_ms, Ordering::Relaxed);
                     let mut sums = seen.lock().unwrap_or_else(PoisonError::into_inner);
                     sums.iter_mut().zip(outcome.seen).for_each(|(sum, count)| *sum += count);
+                    clients.lock().unwrap_or_else(PoisonError::into_inner).add(outcome.clients);
                     let mut sums = recovered.lock().unwrap_or_else(PoisonError::into_inner);
                     sums.iter_mut().zip(outcome.recovered).for_each(|(sum, count)| *sum += count);
                     if count.is_multiple_of(5_000) {
@@ -181,6 +186,10 @@ fn many(options: &Options) -> bool {
     println!("  times real time     {}", simulated_ms.into_inner() / cpu_ms.max(1));
     let [recoveries, lags, gaps] = recovered.into_inner().unwrap_or_else(PoisonError::into_inner);
     println!("  recoveries {recoveries}, lagging members {lags}, gaps {gaps}");
+    println!("  client machines:");
+    for (name, count) in clients.into_inner().unwrap_or_else(PoisonError::into_inner).parts_mut() {
+        println!("    {name:<18}{count}");
+    }
     for (fault, count) in Fault::ALL.iter().zip(seen.into_inner().unwrap_or_else(PoisonError::into_inner)) {
         println!("  {:<20}{count}", format!("{fault:?}"));
     }

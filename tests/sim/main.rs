@@ -18,6 +18,7 @@
 mod failure;
 #[macro_use]
 mod world;
+mod client;
 mod driver;
 mod hear;
 mod json;
@@ -28,6 +29,8 @@ mod rng;
 mod room;
 mod run;
 mod socket;
+mod tap;
+mod told;
 mod watch;
 
 use plan::{Fault, Plan};

@@ -12,7 +12,9 @@ use throng::ws::Opcode;
 use throng::ws::frame::write_masked;
 
 /// Different users.
-const USERS: u64 = 20;
+pub(crate) const USERS: u64 = 20;
+/// What a publication's frame holds beside its data, at most: names, numbers, and a room's id.
+pub(crate) const PUBLICATION_NAME_BYTES: usize = 600;
 /// Commands that a client has unacknowledged at most, so that a gap does not fill the reorder buffer by itself.
 const UNACKED_MAX: u64 = 40;
 /// Members that a client asks for in one question.
@@ -64,12 +66,16 @@ pub(crate) struct Command {
 }
 
 /// A publication with an offset.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Publication {
     pub(crate) room: usize,
     pub(crate) echo: bool,
     /// Of its `data`.
     pub(crate) digest: u64,
+    /// Bytes that it takes in a history, at most.
+    pub(crate) size: u32,
+    /// The session that published it, once it was shown.
+    pub(crate) session: Option<u32>,
     pub(crate) offset: Option<u64>,
     pub(crate) refused: bool,
 }
@@ -80,8 +86,8 @@ pub(crate) struct Member {
     /// The last offset that is accounted for.
     pub(crate) position: u64,
     pub(crate) since: Millis,
-    /// The last volatile publication from each author.
-    pub(crate) volatile: Vec<(usize, u32)>,
+    /// The last volatile publication from each session.
+    pub(crate) volatile: Vec<(u32, u32)>,
     pub(crate) view: Option<View>,
 }
 
@@ -110,6 +116,8 @@ pub(crate) struct Late {
 
 #[derive(Debug)]
 pub(crate) struct Peer {
+    /// It is no client of its own, but a connection of this client machine.
+    pub(crate) client: Option<usize>,
     pub(crate) kind: Kind,
     pub(crate) user: u32,
     /// Known from its welcome, or from what others are told of it.
@@ -326,7 +334,8 @@ impl World<'_> {
     fn publication(&mut self, id: usize, room: usize, bytes: u16, echo: bool) -> String {
         let number = self.peers[id].publications.len() as u32;
         let data = data(id, number, bytes);
-        let publication = Publication { room, echo, digest: digest(data.as_bytes()), offset: None, refused: false };
+        let size = (data.len() + PUBLICATION_NAME_BYTES) as u32;
+        let publication = Publication { room, echo, digest: digest(data.as_bytes()), size, ..Publication::default() };
         self.peers[id].publications.push(publication);
         let flag = if echo { r#","echo":true"# } else { "" };
         let body = format!(r#""type":"broadcast","roomId":"{}","data":{data}{flag}"#, self.rooms[room].raw);
@@ -393,7 +402,15 @@ impl World<'_> {
             Op::GarbageJson => self.garbage_json(id),
             Op::End(end) => self.end(id, end),
             Op::Read(reading) => self.read_as(id, reading),
-            Op::GarbageRequest | Op::Stall { .. } | Op::DelayLane { .. } | Op::WallJump | Op::Suspend { .. } | Op::Drain => {}
+            Op::GarbageRequest
+            | Op::Stall { .. }
+            | Op::DelayLane { .. }
+            | Op::WallJump
+            | Op::Suspend { .. }
+            | Op::Drain
+            | Op::Cut(_)
+            | Op::Doze { .. }
+            | Op::CloseClient => {}
         }
     }
 
@@ -577,7 +594,7 @@ impl World<'_> {
         self.gone(id);
     }
 
-    fn read_as(&mut self, id: usize, reading: Reading) {
+    pub(crate) fn read_as(&mut self, id: usize, reading: Reading) {
         let rate = 500 + self.rng.below(4_000) as u32;
         let held = 2_000 + self.rng.index(8_000);
         let peer = &mut self.peers[id];
@@ -605,7 +622,7 @@ impl World<'_> {
 }
 
 /// The data of a publication: who wrote it, its number, and something to carry.
-fn data(author: usize, number: u32, bytes: u16) -> String {
+pub(crate) fn data(author: usize, number: u32, bytes: u16) -> String {
     let mut data = String::with_capacity(usize::from(bytes) + 40);
     let _ = write!(data, r#"{{"a":{author},"n":{number},"p":""#);
     for place in 0..bytes {

@@ -81,6 +81,12 @@ faults! {
     SmallRing,
     /// The server drains.
     Drain,
+    /// A connection ends for one of its sides only, and what was on its way arrives late.
+    OneSidedCut,
+    /// The server can't be reached: connections are refused, never answered, or slow to be open.
+    Unreachable,
+    /// An application does not take what its client has for it.
+    SlowApplication,
 }
 
 impl Fault {
@@ -105,6 +111,20 @@ pub(crate) enum Reading {
     Never,
     /// Fast, but its socket holds little.
     Narrow,
+}
+
+/// How the network cuts the connection of a client machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cut {
+    Reset,
+    /// The server sees an end of the stream.
+    Eof,
+    /// Nothing comes through, and nothing says so.
+    Silence,
+    /// Only the client notices.
+    NearEnd,
+    /// Only the server notices.
+    FarEnd,
 }
 
 /// What a step does.
@@ -147,6 +167,14 @@ pub(crate) enum Op {
     GarbageRequest,
     End(End),
     Read(Reading),
+    /// The connection of a client machine is cut.
+    Cut(Cut),
+    /// An application takes nothing for a while.
+    Doze {
+        ms: u16,
+    },
+    /// An application closes its client.
+    CloseClient,
     Stall {
         ms: u16,
     },
@@ -181,6 +209,8 @@ pub(crate) struct Step {
 pub(crate) struct Shape {
     pub(crate) shards: usize,
     pub(crate) seats: usize,
+    /// The first so many seats are of client machines, the others of peers that are written by hand.
+    pub(crate) machines: usize,
     pub(crate) rooms: usize,
     pub(crate) limits: Limits,
     /// Bit `n`: has [`Fault`] `n`.
@@ -248,7 +278,9 @@ impl Shape {
             faults = 0;
         }
         let shards = if rng.chance(8) { rng.pick(&[1, 2, 5]) } else { SHARDS };
-        let mut shape = Shape { shards, seats: SEATS, rooms: 4 + rng.index(12), limits: Limits::default(), faults };
+        // A quarter to a half.
+        let machines = SEATS / 4 + rng.index(SEATS / 4 + 1);
+        let mut shape = Shape { shards, seats: SEATS, machines, rooms: 4 + rng.index(12), limits: Limits::default(), faults };
         let mut limits = Limits {
             connections_max: 10_000,
             presence_members_max: rng.pick(&[1_000, 1_000, 6]),
@@ -286,14 +318,9 @@ fn step(rng: &mut Rng, shape: &Shape) -> Step {
     };
     // Once in some hundred steps a good part of a heartbeat passes.
     let pass_ms = if rng.chance(300) { 5_000 + rng.below(15_000) } else { pass_ms };
-    Step {
-        seat: rng.index(shape.seats) as u8,
-        op: op(rng, shape),
-        seed: rng.next(),
-        rounds: rounds as u8,
-        tick_ms: rng.below(12) as u8,
-        pass_ms: pass_ms as u16,
-    }
+    let seat = rng.index(shape.seats);
+    let op = if seat < shape.machines { client_op(rng, shape) } else { op(rng, shape) };
+    Step { seat: seat as u8, op, seed: rng.next(), rounds: rounds as u8, tick_ms: rng.below(12) as u8, pass_ms: pass_ms as u16 }
 }
 
 fn op(rng: &mut Rng, shape: &Shape) -> Op {
@@ -310,6 +337,39 @@ fn op(rng: &mut Rng, shape: &Shape) -> Op {
         34..=43 => faulty(rng, shape, room).unwrap_or_else(|| publish(rng)),
         _ => publish(rng),
     }
+}
+
+/// An operation of an application with a client machine, or of the network between.
+fn client_op(rng: &mut Rng, shape: &Shape) -> Op {
+    let room = rng.index(shape.rooms).min(rng.index(shape.rooms)) as u8;
+    match rng.below(100) {
+        0..=13 => Op::Join { room, watches: rng.chance(3), state: rng.chance(3) },
+        14..=18 => Op::Leave { room },
+        19..=23 => Op::SetState { room },
+        24..=27 => Op::Volatile { room },
+        28 => Op::Ping,
+        29..=38 => client_fault(rng, shape, room),
+        39 if rng.chance(4) => Op::CloseClient,
+        40..=46 => Op::Burst { room, count: 2 + rng.below(10) as u8, lose: false },
+        _ => Op::Publish { room, bytes: publication_bytes(rng), echo: rng.chance(3) },
+    }
+}
+
+/// A fault of a client machine's network or application, or of the world, if this one has any of the kind.
+fn client_fault(rng: &mut Rng, shape: &Shape, room: u8) -> Op {
+    let (fault, op) = match rng.below(10) {
+        0 => (Fault::Reset, Op::Cut(Cut::Reset)),
+        1 => (Fault::HalfClose, Op::Cut(Cut::Eof)),
+        2 => (Fault::SilentDeath, Op::Cut(Cut::Silence)),
+        3 => (Fault::OneSidedCut, Op::Cut(Cut::NearEnd)),
+        4 => (Fault::OneSidedCut, Op::Cut(Cut::FarEnd)),
+        5 => (Fault::SlowApplication, Op::Doze { ms: 1 + rng.below(12_000) as u16 }),
+        6 => (Fault::SlowReader, Op::Read(Reading::Slow)),
+        7 => (Fault::FullSocket, Op::Read(Reading::Narrow)),
+        8 if rng.chance(2) => (Fault::NeverReader, Op::Read(Reading::Never)),
+        _ => return faulty(rng, shape, room).unwrap_or(Op::Ping),
+    };
+    if shape.has(fault) { op } else { Op::Ping }
 }
 
 fn publication_bytes(rng: &mut Rng) -> u16 {
@@ -358,6 +418,9 @@ fn faulty(rng: &mut Rng, shape: &Shape, room: u8) -> Option<Op> {
         | Fault::MemoryBudget
         | Fault::SmallBounds
         | Fault::SmallRing
+        | Fault::OneSidedCut
+        | Fault::Unreachable
+        | Fault::SlowApplication
         | Fault::Drain => Op::Read(Reading::Fast),
     })
 }

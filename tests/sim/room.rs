@@ -8,16 +8,18 @@
 pub(crate) enum Entry {
     /// Nothing yet.
     Unknown,
-    /// It was not shown to this peer, so it is one of its own.
+    /// It was not shown to this author, so it is one of its own.
     Own(usize),
-    /// The publication `number` of this peer.
+    /// The publication `number` of this author.
     Seen { author: usize, number: u32 },
 }
 
 /// A room.
 #[derive(Debug)]
 pub(crate) struct Room {
-    /// Its id as JSON writes it, without quotes.
+    /// Its id.
+    pub(crate) name: String,
+    /// The same as JSON writes it, without quotes.
     pub(crate) raw: String,
     /// By offset - 1.
     pub(crate) log: Vec<Entry>,
@@ -26,14 +28,15 @@ pub(crate) struct Room {
 
 impl Room {
     pub(crate) fn new(number: usize) -> Room {
-        let raw = match number {
+        let name = match number {
             0 => "doc-abc123".to_owned(),
-            1 => r#"say \"hello\\\""#.to_owned(),
+            1 => r#"say "hello\""#.to_owned(),
             2 => format!("long-{}", "x".repeat(200)),
             3 => "комната-☃".to_owned(),
             _ => format!("room-{number}"),
         };
-        Room { raw, log: Vec::new(), epoch: None }
+        let raw = name.replace('\\', "\\\\").replace('"', "\\\"");
+        Room { name, raw, log: Vec::new(), epoch: None }
     }
 
     /// The entry of an offset, which counts from 1.

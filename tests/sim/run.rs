@@ -2,6 +2,7 @@
 
 use crate::failure::Failure;
 use crate::plan::{Fault, Plan, Step};
+use crate::told::Tally;
 use crate::world::World;
 use std::cell::{Cell, RefCell};
 use std::fmt::Write;
@@ -30,6 +31,7 @@ pub(crate) struct Outcome {
     pub(crate) seen: [u64; Fault::COUNT],
     /// Joins that recovered something, members that lagged, and members that were told of a gap.
     pub(crate) recovered: [u64; 3],
+    pub(crate) clients: Tally,
     pub(crate) trace: Vec<String>,
 }
 
@@ -64,6 +66,7 @@ pub(crate) fn run(plan: &Plan, traced: bool) -> Outcome {
         simulated_ms: world.now.mono.since(start),
         frames: world.frames,
         recovered: [world.recoveries, world.sum(|stats| stats.lagging), world.gaps],
+        clients: world.tally,
         seen: world.seen,
         trace: world.trace.unwrap_or_default(),
     }

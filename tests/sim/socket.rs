@@ -44,6 +44,10 @@ impl Pipe {
         into.extend_from_slice(&self.front()[..count]);
         self.consume(count);
     }
+    /// Drops all but the first bytes.
+    pub(crate) fn truncate(&mut self, count: usize) {
+        self.bytes.truncate(self.start + count);
+    }
     pub(crate) fn clear(&mut self) {
         self.bytes.clear();
         self.start = 0;

@@ -1,6 +1,7 @@
 //! What a watcher knows of a room's presence, by the rules of the protocol alone: a snapshot, and diffs that apply to it in order.
 
 use crate::json::{Object, items, number};
+use crate::peer::Gone;
 use std::collections::HashMap;
 
 /// Sessions as the wire names them, numbered in the order of their first appearance.
@@ -9,6 +10,8 @@ pub(crate) struct Sessions {
     numbers: HashMap<Vec<u8>, u32>,
     /// Whose each is, where that is known.
     owners: Vec<Option<usize>>,
+    /// When each was last without a connection, if it is.
+    gone: Vec<Option<Gone>>,
 }
 
 impl Sessions {
@@ -19,11 +22,21 @@ impl Sessions {
         let number = self.owners.len() as u32;
         self.numbers.insert(name.to_vec(), number);
         self.owners.push(None);
+        self.gone.push(None);
         number
     }
 
     pub(crate) fn owner(&self, session: u32) -> Option<usize> {
         self.owners[session as usize]
+    }
+
+    /// Since when a client's session has had no connection.
+    pub(crate) fn gone(&self, session: u32) -> Option<Gone> {
+        self.gone[session as usize]
+    }
+
+    pub(crate) fn set_gone(&mut self, session: u32, gone: Option<Gone>) {
+        self.gone[session as usize] = gone;
     }
 
     /// Notes whose a session is. False if it is somebody else's.

@@ -1,11 +1,13 @@
 //! The world of one run: shards, sockets, lanes, clients, a clock that moves only when it is told to, and the steps that happen.
 
+use crate::client::Client;
 use crate::driver::{Driver, LaneQueue};
 use crate::peer::{Gone, Kind, Peer};
 use crate::plan::{Fault, Op, Plan, Shape, Step};
 use crate::rng::Rng;
 use crate::room::Room;
 use crate::socket::{Pipe, Socket};
+use crate::told::Tally;
 use crate::watch::Sessions;
 use throng::shard::{Ended, Order, Shard, ShardConfig, ShardId, Stats};
 use throng::time::{Millis, Now, WallMillis};
@@ -41,11 +43,16 @@ pub(crate) struct World<'plan> {
     pub(crate) shape: &'plan Shape,
     pub(crate) rng: Rng,
     pub(crate) now: Now,
+    /// When the world began.
+    pub(crate) started: Millis,
     pub(crate) drivers: Vec<Driver>,
     /// One socket and one peer for each connection there ever was.
     pub(crate) sockets: Vec<Socket>,
     pub(crate) peers: Vec<Peer>,
     pub(crate) seats: Vec<Option<usize>>,
+    /// Every client machine there ever was, and those in their seats.
+    pub(crate) clients: Vec<Client>,
+    pub(crate) client_seats: Vec<Option<usize>>,
     /// Connections of which something may still come.
     pub(crate) active: Vec<usize>,
     pub(crate) lanes: Vec<[LaneQueue; 2]>,
@@ -74,6 +81,7 @@ pub(crate) struct World<'plan> {
     pub(crate) recoveries: u64,
     /// Members that were told of a gap.
     pub(crate) gaps: u64,
+    pub(crate) tally: Tally,
     pub(crate) step: usize,
     pub(crate) trace: Option<Vec<String>>,
     pub(crate) read_buffer: Vec<u8>,
@@ -96,10 +104,13 @@ impl<'plan> World<'plan> {
             shape,
             rng: Rng::new(plan.seed),
             now,
+            started: now.mono,
             drivers: drivers.collect(),
             sockets: Vec::new(),
             peers: Vec::new(),
             seats: vec![None; shape.seats],
+            clients: Vec::new(),
+            client_seats: vec![None; shape.machines],
             active: Vec::new(),
             lanes: (0..shards * shards).map(|_| Default::default()).collect(),
             places: shape.limits.lane_places(shards),
@@ -116,6 +127,7 @@ impl<'plan> World<'plan> {
             broadcasts: 0,
             recoveries: 0,
             gaps: 0,
+            tally: Tally::default(),
             step: 0,
             trace: traced.then(Vec::new),
             read_buffer: Vec::new(),
@@ -158,8 +170,13 @@ impl<'plan> World<'plan> {
             | Op::GarbageFrame
             | Op::GarbageJson
             | Op::End(_)
+            | Op::Cut(_)
+            | Op::Doze { .. }
+            | Op::CloseClient
             | Op::Read(_)) => {
-                if let Some(id) = self.sit(usize::from(step.seat)) {
+                if usize::from(step.seat) < self.shape.machines {
+                    self.act_as_client(usize::from(step.seat), op);
+                } else if let Some(id) = self.sit(usize::from(step.seat)) {
                     self.act_as(id, op);
                 }
             }
@@ -292,6 +309,7 @@ impl<'plan> World<'plan> {
             may_close.push(4200);
         }
         self.peers.push(Peer {
+            client: None,
             kind: Kind::V1,
             user: 0,
             session: None,
@@ -325,14 +343,20 @@ impl<'plan> World<'plan> {
 
     /// A peer has ended, or will: nothing more is heard of it.
     pub(crate) fn gone(&mut self, id: usize) {
+        let gone = self.gone_now();
+        let peer = &mut self.peers[id];
+        peer.is_ended = true;
+        peer.gone.get_or_insert(gone);
+    }
+
+    /// What is over from now on.
+    pub(crate) fn gone_now(&self) -> Gone {
         let at = self.now.mono;
         let stalls = self.drivers.iter().map(|driver| driver.stalled_until.since(at));
         let delays = self.lanes.iter().flatten().map(|lane| lane.until.since(at));
         // What is under way still counts.
         let ahead_ms: u64 = stalls.chain(delays).sum();
-        let peer = &mut self.peers[id];
-        peer.is_ended = true;
-        peer.gone.get_or_insert(Gone { at, disturbance_ms: self.disturbance_ms.saturating_sub(ahead_ms) });
+        Gone { at, disturbance_ms: self.disturbance_ms.saturating_sub(ahead_ms) }
     }
 
     // ---- time -----------------------------------------------------------------------------------------------------------
@@ -386,7 +410,7 @@ impl<'plan> World<'plan> {
             None => driver.shard.poll_timeout(),
         });
         let answers = self.active.iter().filter_map(|id| self.peers[*id].late.as_ref()).map(|late| late.at);
-        drivers.chain(hangups).chain(lanes).chain(answers).min()
+        drivers.chain(hangups).chain(lanes).chain(answers).chain(self.client_due()).min()
     }
 
     /// One turn of each shard, and one read of each client. Whether there is anything left to do.
@@ -406,11 +430,14 @@ impl<'plan> World<'plan> {
                 at += 1;
             }
         }
-        busy
+        busy | self.clients_turn()
     }
 
     /// A client reads what it may.
     fn read(&mut self, id: usize) -> bool {
+        if let Some(client) = self.peers[id].client {
+            return self.read_as_client(id, client);
+        }
         let now = self.now.mono;
         if let Some(late) = self.peers[id].late.take_if(|late| late.at <= now) {
             self.peers[id].unanswered += i32::from(late.opcode == Opcode::Text);

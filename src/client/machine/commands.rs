@@ -51,8 +51,22 @@ impl Machine {
         // Taken beyond the bounds: each join, which is bounded, has at most one.
         let id = self.next_id();
         self.outbox.push(id, Kind::Leave, name, encode::leave(room));
+        self.take_back(room);
+        // There may be room for input again.
+        self.handle_received(now, self.socket, &[]);
         self.pump(now);
         Ok(())
+    }
+
+    /// What nobody has taken yet of a room is not told any more: its next membership would be told of it.
+    fn take_back(&mut self, room: &str) {
+        let mut bytes = 0;
+        self.events.retain(|event| {
+            let is_of_it = event.room() == Some(room);
+            bytes += if is_of_it { event.bytes() } else { 0 };
+            !is_of_it
+        });
+        self.event_bytes -= bytes;
     }
 
     /// Publishes `data`, which is raw JSON, so that it takes effect exactly once: [`Event::Acked`](super::super::Event), `Refused` or

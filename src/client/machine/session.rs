@@ -14,6 +14,7 @@ use super::{ABANDONED, Link, Machine, Session, Told};
 use crate::client::event::Cause;
 use crate::time::Millis;
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// What the client's own commands (joins after a reconnect) are named: nobody waits for them.
@@ -38,6 +39,23 @@ impl Told {
             command_bytes_max: command_bytes_max.unwrap_or(usize::MAX).min(COMMAND_BYTES_EACH_MAX),
         }
     }
+}
+
+/// Rooms that were left while there was no connection, and for which something was asked before that: it needs a member, and the new
+/// session is none.
+fn rooms_left(kept: &[(u64, Entry)]) -> Vec<Arc<str>> {
+    let waiting: Vec<&Entry> = kept.iter().map(|(_, entry)| entry).filter(|entry| !entry.was_sent && !entry.is_refused).collect();
+    let mut seen: BTreeSet<&str> = BTreeSet::new();
+    let mut left = Vec::new();
+    for (place, entry) in waiting.iter().enumerate() {
+        let is_first = seen.insert(&entry.room);
+        let needs_member = matches!(entry.kind, Kind::Publish { .. } | Kind::SetState);
+        let is_left = |other: &&Entry| other.kind == Kind::Leave && other.room == entry.room;
+        if is_first && needs_member && waiting[place..].iter().copied().any(|other| is_left(&other)) {
+            left.push(Arc::clone(&entry.room));
+        }
+    }
+    left
 }
 
 impl Machine {
@@ -157,6 +175,10 @@ impl Machine {
                 Phase::Joining { seq } if waits(seq) => {}
                 Phase::Joining { .. } | Phase::Joined => self.join_again(name),
             }
+        }
+        for name in rooms_left(&kept) {
+            let body = encode::join(&name, None, false, None, false);
+            self.outbox.push(NOBODY, Kind::Join, name, body);
         }
         for (seq, entry) in kept.into_iter().filter(|(_, entry)| !entry.is_refused) {
             if !entry.was_sent || (entry.kind == Kind::SetState && self.rooms.contains_key(&entry.room)) {

@@ -211,7 +211,8 @@ fn check_answers(filling: &Filling) {
     same("error", |out| write_error(out, &error), expected);
     let limits = Limits::default();
     let mut rooms = Vec::new();
-    encode::write_resumed_room(&mut rooms, room.as_bytes(), number);
+    let missed = encode::Missed::Following { count: number };
+    encode::write_resumed_room(&mut rooms, &encode::ResumedRoom { room: room.as_bytes(), missed });
     let failed = [(number, code), (other, code)];
     let welcome = Welcome {
         session: other,

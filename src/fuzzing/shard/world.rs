@@ -72,7 +72,15 @@ impl World {
         let now = Now { mono: Millis(1_000_000), wall: WallMillis(1_700_000_000_000) };
         let driver = |id: usize| Driver {
             shard: Shard::new(
-                ShardConfig { id: ShardId(id as u16), shards, slots: SLOTS, limits: limits.clone(), echo: true, seed: [3; 32], secret: [3; 32] },
+                ShardConfig {
+                    id: ShardId(id as u16),
+                    shards,
+                    slots: SLOTS,
+                    limits: limits.clone(),
+                    echo: true,
+                    seed: [3; 32],
+                    secret: [3; 32],
+                },
                 now,
             ),
             sockets: [const { None }; SLOTS],

@@ -11,7 +11,7 @@ fn world(shards: usize, limits: Limits) -> World {
 }
 
 fn join(room: &str, seq: u64) -> String {
-    json!({"type": "join_room", "roomId": room, "presence": true, "seq": seq}).to_string()
+    json!({"type": "join_room", "roomId": room, "presence": true, "state": {"at": 7}, "seq": seq}).to_string()
 }
 
 fn publish(room: &str, data: u64, seq: u64) -> String {
@@ -42,7 +42,11 @@ fn resume(welcome: &Value, acked: u64, rooms: Value) -> Option<Value> {
 }
 
 fn data_of(messages: &[Value]) -> Vec<u64> {
-    messages.iter().filter(|message| message["type"] == "broadcast").map(|message| message["data"].as_u64().expect("a number")).collect()
+    messages
+        .iter()
+        .filter(|message| message["type"] == "broadcast")
+        .map(|message| message["data"].as_u64().expect("a number"))
+        .collect()
 }
 
 /// Two members of a room: one that stays, and one that is to come back, with its welcome and the room's epoch.
@@ -110,29 +114,68 @@ fn nobody_sees_that_a_session_went_on_within_the_grace() {
 }
 
 #[test]
-fn after_the_grace_the_session_goes_on_without_its_rooms() {
-    let mut world = world(2, Limits::default());
+fn after_the_grace_the_others_are_told_and_the_session_is_in_its_rooms_again_when_it_is_resumed() {
+    for shards in [1, 2] {
+        let mut world = world(shards, Limits::default());
+        let room = world.room_at(0);
+        let (ann, bob, welcome, epoch) = two_members(&mut world, &room);
+        world.pass(2_000);
+        world.take(ann);
+        world.end(bob, Ended::Error);
+        world.pass(9_500);
+        let told = |world: &mut World, what: &str| {
+            let has = |message: &Value| message[what].as_array().is_some_and(|list| list.len() == 1);
+            world.take(ann).iter().filter(|message| has(message)).count()
+        };
+        assert_eq!(told(&mut world, "leaves"), 1, "the others were told");
+        world.say(ann, &[&publish(&room, 2, 2)]);
+        let rooms = json!({&*room: {"epoch": &epoch, "offset": 0}});
+        let (bob, again) = connect(&mut world, 0, "bob", resume(&welcome, 1, rooms));
+        let expected = json!({"complete": true, "count": 1});
+        assert_eq!((&again["resumed"], &again["nextSeq"], &again["rooms"][&room]), (&json!(true), &json!(2), &expected));
+        world.say(bob, &[&publish(&room, 3, 2)]);
+        let got = world.take(bob);
+        assert_eq!((data_of(&got), got.iter().any(|message| message["type"] == "error")), (vec![2], false), "{got:?}");
+        world.pass(2_000);
+        let joins = world.take(ann).into_iter().flat_map(|message| message["joins"].as_array().cloned().unwrap_or_default());
+        let states: Vec<Value> = joins.map(|join| join["state"].clone()).collect();
+        assert_eq!(states, [json!({"at": 7})], "and told again, with the state that it had");
+        // The hidden page leaves at once; its session stays.
+        world.send_close(bob, Some(4901));
+        world.run();
+        world.pass(2_000);
+        assert_eq!(told(&mut world, "leaves"), 1);
+        let rooms = json!({&*room: {"epoch": epoch, "offset": 2}});
+        let (_, again) = connect(&mut world, shards - 1, "bob", resume(&again, 2, rooms));
+        assert_eq!((&again["resumed"], &again["rooms"][&room]["count"]), (&json!(true), &json!(0)));
+        world.end_all();
+    }
+}
+
+/// The leave at the end of the grace is still owed, and another is still unanswered, when the session is resumed.
+#[test]
+fn a_session_is_in_its_rooms_again_only_after_it_has_left_them() {
+    let mut world = world(2, Limits { lane_places: Some(4), ..Limits::default() });
     let room = world.room_at(0);
     let (ann, bob, welcome, epoch) = two_members(&mut world, &room);
-    world.say(bob, &[&publish(&room, 9, 2)]);
+    world.stalled.insert((1, 0));
     world.end(bob, Ended::Error);
     world.pass(9_500);
-    let left = world.take(ann).iter().filter(|message| message["leaves"].as_array().is_some_and(|leaves| leaves.len() == 1)).count();
-    assert_eq!(left, 1, "the others were told");
-    world.say(ann, &[&publish(&room, 2, 2)]);
-    let rooms = json!({&*room: {"epoch": &epoch, "offset": 0}});
-    let (bob, again) = connect(&mut world, 0, "bob", resume(&welcome, 2, rooms));
-    assert_eq!((&again["resumed"], &again["nextSeq"], &again["rooms"]), (&json!(true), &json!(3), &json!({})));
-    let rejoin = json!({"type": "join_room", "roomId": room, "since": {"epoch": epoch, "offset": 0}, "seq": 3});
-    world.say(bob, &[&rejoin.to_string()]);
-    let got = world.take(bob);
-    assert_eq!((&got[0]["type"], &got[0]["recovered"], data_of(&got)), (&json!("room_joined"), &json!(true), vec![2]));
-    // The hidden page leaves at once; its session stays.
-    world.send_close(bob, Some(4901));
+    let client = world.open_socket(1, true);
+    world.request(client, "/ws?user=bob", Some("throng.v1"));
+    let rooms = json!({&*room: {"epoch": epoch, "offset": 0}});
+    world.say(client, &[&json!({"type": "connect", "resume": resume(&welcome, 1, rooms)}).to_string()]);
     world.run();
+    world.stalled.clear();
+    world.run();
+    let got = world.take(client);
+    assert_eq!((&got[0]["resumed"], &got[0]["rooms"][&room]["complete"]), (&json!(true), &json!(true)));
     world.pass(2_000);
-    let (_, again) = connect(&mut world, 1, "bob", resume(&again, 3, json!({})));
-    assert_eq!((&again["resumed"], &again["rooms"]), (&json!(true), &json!({})));
+    world.say(ann, &[&json!({"type": "presence", "roomId": room, "id": 1}).to_string()]);
+    let answer = world.take(ann).into_iter().find(|message| message["id"] == 1).expect("an answer");
+    let members = answer["members"].as_array().expect("members");
+    let states: Vec<&Value> = members.iter().map(|member| &member["connections"][0]["state"]).collect();
+    assert_eq!(states, [&json!({"at": 7}); 2], "{answer}");
     world.end_all();
 }
 
@@ -166,7 +209,13 @@ fn a_token_that_is_wrong_expired_or_of_another_user_begins_a_session_and_does_no
     let mut world = world(2, limits);
     let (client, welcome) = connect(&mut world, 0, "ann", None);
     let right = token(&welcome).to_owned();
-    let wrong = [json!({}), json!({"token": ""}), json!({"token": "x".repeat(44)}), json!({"token": 7}), json!({"token": right.to_lowercase()})];
+    let wrong = [
+        json!({}),
+        json!({"token": ""}),
+        json!({"token": "x".repeat(44)}),
+        json!({"token": 7}),
+        json!({"token": right.to_lowercase()}),
+    ];
     let mut answers = Vec::new();
     for resume in wrong {
         answers.push(connect(&mut world, 0, "ann", Some(resume)).1);
@@ -220,6 +269,26 @@ fn a_session_that_is_taken_over_closes_its_old_connection_and_hears_nothing_more
     }
 }
 
+/// While the session was away somebody took its place in a room that is full now.
+#[test]
+fn a_room_that_does_not_take_a_session_back_is_not_named_and_holds_nothing_up() {
+    for shards in [1, 2] {
+        let mut world = world(shards, Limits { members_per_room_max: 2, ..Limits::default() });
+        let room = world.room_at(0);
+        let (_, bob, welcome, epoch) = two_members(&mut world, &room);
+        world.end(bob, Ended::Error);
+        world.pass(9_500);
+        let (eve, _) = connect(&mut world, 0, "eve", None);
+        world.say(eve, &[&join(&room, 1)]);
+        let rooms = json!({&*room: {"epoch": epoch, "offset": 0}});
+        let (bob, again) = connect(&mut world, 0, "bob", resume(&welcome, 1, rooms));
+        assert_eq!((&again["resumed"], &again["rooms"]), (&json!(true), &json!({})));
+        world.say(bob, &[&join(&room, 2)]);
+        assert_eq!(world.take(bob)[0]["code"], "room_full");
+        world.end_all();
+    }
+}
+
 /// Commands that were under way when the connection broke off, decided only later or never received.
 #[test]
 fn a_command_that_is_sent_again_takes_effect_once() {
@@ -266,6 +335,35 @@ fn a_refusal_that_may_not_have_been_seen_is_told_again() {
     let (_, again) = connect(&mut world, 0, "bob", resume(&again, 3, json!({})));
     assert_eq!(again["failed"], json!([{"seq": 4, "code": "not_joined"}]));
     world.end_all();
+}
+
+/// A client whose session is over learns from the recovery which of its commands took effect.
+#[test]
+fn own_publications_of_a_session_that_is_over_come_back_with_their_numbers() {
+    for shards in [1, 2] {
+        let limits = Limits { resume_ttl_ms: 10_000, ..Limits::default() };
+        let mut world = world(shards, limits);
+        let room = world.room_at(0);
+        let (ann, bob, welcome, epoch) = two_members(&mut world, &room);
+        world.say(bob, &[&publish(&room, 1, 2), &publish(&room, 2, 3)]);
+        world.say(ann, &[&publish(&room, 3, 2)]);
+        world.end(bob, Ended::Error);
+        world.pass(11_000);
+        let rejoin = json!({"type": "join_room", "roomId": room, "since": {"epoch": epoch, "offset": 0}, "seq": 1}).to_string();
+        let numbers = |world: &mut World, resume: Option<Value>| {
+            let (client, again) = connect(world, shards - 1, "bob", resume);
+            assert_eq!(again["resumed"], false);
+            world.say(client, &[&rejoin]);
+            let got = world.take(client).into_iter().filter(|message| message["type"] == "broadcast");
+            got.map(|message| (message["data"].clone(), message["seq"].clone())).collect::<Vec<_>>()
+        };
+        let own = |seq: u64| (json!(seq - 1), json!(seq));
+        let got = numbers(&mut world, resume(&welcome, 1, json!({})));
+        assert_eq!(got, [own(2), own(3), (json!(3), json!(null))], "with the token of its session");
+        let got = numbers(&mut world, None);
+        assert!(got.iter().all(|(_, seq)| seq.is_null()), "to anybody else they have none");
+        world.end_all();
+    }
 }
 
 /// What history does not have any more is said; a room that began anew too.

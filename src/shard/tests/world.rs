@@ -176,7 +176,15 @@ impl World {
         bytes[..8].copy_from_slice(&seed.to_le_bytes());
         let drivers = (0..shards)
             .map(|id| {
-                let config = ShardConfig { id: ShardId(id as u16), shards, slots, limits: limits.clone(), echo: true, seed: bytes, secret: bytes };
+                let config = ShardConfig {
+                    id: ShardId(id as u16),
+                    shards,
+                    slots,
+                    limits: limits.clone(),
+                    echo: true,
+                    seed: bytes,
+                    secret: bytes,
+                };
                 Driver {
                     shard: Shard::new(config, now),
                     slots: vec![None; slots],

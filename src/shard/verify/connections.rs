@@ -40,8 +40,9 @@ impl Shard {
             let stash = self.stashes.get(stash.0 as usize).filter(|_| stash.is_some());
             self.verify_connection(slot as u32, connection, stash).map_err(|what| format!("connection {slot}: {what}"))?;
             sums.sockets += usize::from(connection.state != State::Free);
-            sums.active +=
-                usize::from(connection.flags.has(Flags::UPGRADED) && matches!(connection.state, State::Opening | State::Moving | State::Open));
+            sums.active += usize::from(
+                connection.flags.has(Flags::UPGRADED) && matches!(connection.state, State::Opening | State::Moving | State::Open),
+            );
             sums.backlogged += usize::from(connection.flags.has(Flags::BACKLOGGED));
             sums.queue_bytes += connection.queue_bytes as usize;
             if let Some(stash) = stash {
@@ -95,7 +96,10 @@ impl Shard {
         let is_ending = connection.state == State::Goodbye || self.overflowed.contains(&key);
         holds(!has(Flags::OVERFLOWED) || is_ending, "its queue is over its bound, and nothing ends it")?;
         let is_paused = has(Flags::PAUSED);
-        holds(!is_paused || matches!(connection.state, State::Opening | State::Moving | State::Open), "it is not read although its end is awaited")?;
+        holds(
+            !is_paused || matches!(connection.state, State::Opening | State::Moving | State::Open),
+            "it is not read although its end is awaited",
+        )?;
         match stash {
             Some(stash) => self.verify_stash(connection, stash).and_then(|()| self.verify_behind(key, connection, stash)),
             None => {

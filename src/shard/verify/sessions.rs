@@ -4,7 +4,7 @@ use super::super::arena::{MembershipIndex, SessionIndex};
 use super::super::connection::{Flags, State};
 use super::super::local::{MEMBERSHIP_BYTES, NOWHERE, Stage};
 use super::super::mesh::SessionId;
-use super::super::session::{Absence, NO_CONNECTION, Phase, Refused, Session};
+use super::super::session::{Absence, NO_CONNECTION, Phase, Session};
 use super::super::stats::MemoryUse;
 use super::{Marks, Shard, check, holds, same};
 use crate::limits::WINDOW;
@@ -76,7 +76,8 @@ impl Shard {
     }
 
     fn verify_session(&self, index: SessionIndex, session: &Session) -> Result<(), &'static str> {
-        holds(usize::from(session.rooms) <= self.limits.rooms_per_connection_max, "it is in more rooms than it may be")?;
+        // Those that it leaves may not be left yet when it is in them again.
+        holds(usize::from(session.rooms) <= 2 * self.limits.rooms_per_connection_max, "it is in more rooms than it may be")?;
         match session.phase {
             Phase::Attached => {
                 let connection = self.connections.get(session.connection as usize);
@@ -88,10 +89,15 @@ impl Shard {
                 holds(session.window.is_none() || is_undecided, "it is over, waits for no decision, and has a window")?;
             }
         }
-        holds(session.phase != Phase::Away || session.memberships.is_none(), "its grace is over and it lists memberships")?;
+        let mut at = session.memberships;
+        while at.is_some() && session.phase == Phase::Away {
+            let is_dormant = self.memberships.get(at).is_some_and(|membership| membership.stage == Stage::Dormant);
+            holds(is_dormant, "its grace is over and it is in a room")?;
+            at = self.memberships[at].next;
+        }
         holds(session.phase != Phase::Away || session.resumable, "its grace is over, nobody can resume it, and it is kept")?;
         holds(session.phase != Phase::Ending || !session.resumable, "it is over and may be resumed")?;
-        holds(session.refusals.is_none() || self.refusals.contains(session.refusals.0 as usize), "its refusals are not there")?;
+        holds(session.aside.is_none() || self.asides.contains(session.aside.0 as usize), "what is rare about it is not there")?;
         holds(session.phase != Phase::Ending || session.rooms > 0, "it is over, waits for nothing, and is kept")?;
         holds(session.phase != Phase::Ending || session.memberships.is_none(), "it is over and lists memberships")
     }
@@ -120,10 +126,9 @@ impl Shard {
             verdict.map_err(|what| format!("session {}: {what}", index.0))?;
         }
         same(format_args!("windows"), self.windows.len(), count)?;
-        let refusing = self.sessions.iter().filter(|(_, session)| session.refusals.is_some()).count();
-        same(format_args!("sessions with refusals"), self.refusals.len(), refusing)?;
-        let refusals: usize = self.refusals.iter().map(|(_, refusals)| refusals.len()).sum();
-        let charged = charged + refusals * size_of::<Refused>();
+        let with_aside = self.sessions.iter().filter(|(_, session)| session.aside.is_some()).count();
+        same(format_args!("sessions with something rare"), self.asides.len(), with_aside)?;
+        let charged = charged + self.asides.iter().map(|(_, aside)| aside.bytes()).sum::<usize>();
         self.verify_account(MemoryUse::Reorder, charged)
     }
 
@@ -156,6 +161,7 @@ impl Shard {
                     Stage::Joined | Stage::Leaving | Stage::Departing | Stage::Owed => membership.presence.is_some(),
                     // A member that asks again what it missed has one.
                     Stage::Joining | Stage::Abandoned => true,
+                    Stage::Dormant => membership.presence.is_none() && session.phase != Phase::Ending,
                 };
                 holds(is_present, "it has joined and has no presence")?;
                 let is_asking = membership.stage == Stage::Joining && session.connection != NO_CONNECTION;

@@ -274,6 +274,51 @@ fn what_an_earlier_membership_still_brings_is_not_of_the_new_one() {
 }
 
 #[test]
+fn what_was_not_taken_yet_of_a_room_that_is_left_is_not_told_in_its_next_membership() {
+    let mut peer = Peer::in_room(JoinOptions::default());
+    for offset in 11..11 + 2 * EVENTS_MAX as u64 {
+        peer.message("r", offset);
+    }
+    assert!(!peer.machine.wants_input());
+    peer.machine.leave(peer.now, "r").expect("it was joined");
+    assert!(peer.machine.wants_input());
+    peer.machine.join(peer.now, "r", JoinOptions::default()).expect("it was left");
+    assert_eq!(peer.news(), []);
+    peer.joined("r", 3, 900, &json!({}));
+    peer.message("r", 901);
+    let news = peer.news();
+    assert!(
+        matches!(&news[..], [Event::Joined { offset: 900, .. }, Event::Message(message)] if message.offset == Some(901)),
+        "{news:?}"
+    );
+}
+
+#[test]
+fn what_was_asked_before_a_leave_without_a_connection_is_sent_as_a_member_of_a_new_session() {
+    let mut peer = Peer::in_room(JoinOptions::default());
+    peer.machine.handle_ended(peer.now, peer.socket);
+    peer.publish("1");
+    peer.machine.leave(peer.now, "r").expect("it was joined");
+    peer.machine.join(peer.now, "r", JoinOptions::default()).expect("it was left");
+    peer.publish("2");
+    peer.wait();
+    peer.open();
+    peer.welcome(&json!({"sessionId": "s2"}));
+    let said: Vec<Value> = peer.said().iter().map(|said| said["type"].clone()).collect();
+    assert_eq!(said, ["join_room", "broadcast", "leave_room", "join_room"], "the window holds four");
+    peer.news();
+    // Only the second membership is told.
+    peer.joined("r", 1, 12, &json!({}));
+    peer.message("r", 13);
+    peer.say(json!({"type": "ack", "seq": 2}));
+    assert!(matches!(&peer.news()[..], [Event::Acked(_)]));
+    peer.say(json!({"type": "room_left", "roomId": "r", "reason": "left", "seq": 3}));
+    peer.joined("r", 4, 20, &json!({}));
+    let news = peer.news();
+    assert!(matches!(&news[..], [Event::Joined { offset: 20, recovery: Recovery::NotNeeded, .. }]), "{news:?}");
+}
+
+#[test]
 fn a_refusal_for_now_holds_everything_back_and_only_that_one_is_sent_again() {
     let mut peer = Peer::in_room(JoinOptions::default());
     for n in ["0", "1"] {

@@ -1,0 +1,80 @@
+//! What the server says to a client machine, read beside it: as much as is needed to know whose a session is, and that the server
+//! does right by the connection. What the machine makes of it is not known here.
+
+use crate::client::FIRST_CLIENT;
+use crate::json::Object;
+use crate::socket::{CLOSE, Pipe, TEXT, read_frame};
+use crate::world::World;
+
+/// How a `welcome` begins.
+const WELCOME: &[u8] = br#"{"type":"welcome""#;
+
+impl World<'_> {
+    /// Reads what a client's socket has just yielded.
+    pub(crate) fn tap(&mut self, id: usize, client: usize, bytes: &[u8]) {
+        let mut received = std::mem::take(&mut self.sockets[id].received);
+        received.push(bytes);
+        self.tap_all(id, client, &mut received);
+        self.sockets[id].received = received;
+    }
+
+    fn tap_all(&mut self, id: usize, client: usize, received: &mut Pipe) {
+        if !self.sockets[id].answered && !self.hear_answer(id, received) {
+            return;
+        }
+        loop {
+            let frame = match read_frame(received.front()) {
+                Ok(Some(frame)) => frame,
+                Ok(None) => return,
+                Err(what) => fail!("frames", "peer {id}: {what}"),
+            };
+            check!(!self.sockets[id].heard_close, "after close", "peer {id} got {frame:?} after the close frame");
+            self.frames += 1;
+            let payload = &received.front()[frame.start..frame.end];
+            match frame.opcode {
+                TEXT => {
+                    trace!(self, "peer {id} <- {}", String::from_utf8_lossy(payload));
+                    if payload.starts_with(WELCOME) {
+                        self.tap_welcome(id, client, payload);
+                    }
+                }
+                CLOSE => self.tap_close(id, payload),
+                _ => {}
+            }
+            received.consume(frame.end);
+        }
+    }
+
+    fn tap_welcome(&mut self, id: usize, client: usize, payload: &[u8]) {
+        let Some(welcome) = Object::parse(payload) else { fail!("JSON", "{:?}", String::from_utf8_lossy(payload)) };
+        check!(!std::mem::replace(&mut self.peers[id].is_welcome, true), "welcome", "peer {id} is welcome twice");
+        let session = self.sessions.number(welcome.text("sessionId"));
+        let is_resumed = welcome.get("resumed") == Some(b"true");
+        self.peers[id].session = Some(session);
+        let before = self.clients[client].session.replace(session);
+        if is_resumed {
+            check!(before == Some(session), "resume", "client {client} had session {before:?}, and goes on with {session}");
+            self.sessions.set_gone(session, None);
+            self.tally.resumed += 1;
+            return;
+        }
+        let is_new = self.sessions.owner(session).is_none() && self.sessions.belongs(session, FIRST_CLIENT + client);
+        check!(is_new, "welcome", "client {client} is given session {session}, which somebody else had");
+        check!(welcome.number("nextSeq") == Some(1), "welcome", "the first number is not 1");
+        if let Some(before) = before {
+            self.clients[client].sessions_lost += 1;
+            self.tally.lost += 1;
+            let gone = self.gone_now();
+            if self.sessions.gone(before).is_none() {
+                self.sessions.set_gone(before, Some(gone));
+            }
+        }
+    }
+
+    fn tap_close(&mut self, id: usize, payload: &[u8]) {
+        let code = payload.first_chunk::<2>().map_or(1005, |code| u16::from_be_bytes(*code));
+        trace!(self, "peer {id} <- close {code}");
+        self.hold_close(id, code);
+        self.sockets[id].heard_close = true;
+    }
+}
