@@ -27,7 +27,8 @@ use std::io;
 
 /// Connections that are on their way from one shard, and that are on their way to one. At either they wait where they are, paused.
 /// It bounds the bytes that go with them, which nobody accounts for on the way, and the slots that accepting keeps free for them.
-pub(super) const MOVES_UNDER_WAY_MAX: usize = 128;
+/// The double has few connections, and is to see it reached.
+pub(super) const MOVES_UNDER_WAY_MAX: usize = if cfg!(any(test, feature = "fuzzing")) { 1 } else { 128 };
 /// Time after which a connection that waits for a place to another shard tries again, in ms. That shard frees all places in each of
 /// its turns.
 pub(super) const MOVE_NAP_MS: u64 = 2;

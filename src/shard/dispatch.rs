@@ -497,9 +497,9 @@ impl Shard {
                 return;
             }
         }
+        self.recharge_input(slot);
         if self.connections[slot as usize].state == State::Opening {
             // It waits for its rooms, and holds nothing.
-            self.recharge_input(slot);
             return;
         }
         let session = self.connections[slot as usize].session;
@@ -515,7 +515,6 @@ impl Shard {
                 self.window_of(session).resumed(now.mono);
             }
             self.resume(slot);
-            self.recharge_input(slot);
         }
     }
 

@@ -134,8 +134,13 @@ impl Shard {
         self.send_away(now, key.slot);
     }
 
-    /// Ends a connection for which there is no place where its session is.
+    /// Ends a connection for which there is no place where its session is, or which finds a drain where it comes to stand: the drain
+    /// has passed over it while it moved.
     fn send_away(&mut self, now: Now, slot: u32) {
+        if self.drain.is_some() {
+            self.end_with_frame(now, slot, CloseReason::Drain);
+            return;
+        }
         let after_ms = 1_000 + self.random.below(4_000);
         self.send_json(slot, |out| encode::write_reconnect(out, after_ms, "over_capacity", None));
         self.end(now, slot, CloseReason::OverCapacity, Goodbye::Last);
@@ -158,10 +163,8 @@ impl Shard {
         self.stats.adopted += 1;
         self.arm(key.slot, now, self.limits.handshake_deadline_ms);
         let has_session = self.new_session(now, key.slot, baggage.user.as_deref(), Dialect::V1).is_some();
-        if !admitted || !has_session {
+        if !admitted || !has_session || self.drain.is_some() {
             self.send_away(now, key.slot);
-        } else if self.drain.is_some() {
-            self.end_with_frame(now, key.slot, CloseReason::Drain);
         } else if let Took::Held(wait) = self.handle_text(now, key.slot, &baggage.text) {
             self.hold(key.slot, &baggage.text, wait);
         }

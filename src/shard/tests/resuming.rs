@@ -249,6 +249,40 @@ fn a_clean_end_ends_the_session() {
 }
 
 #[test]
+fn a_resume_that_waited_for_a_decision_and_is_welcome_at_once_holds_nothing_any_more() {
+    let mut world = world(2, Limits::default());
+    let (near, far) = (world.room_at(0), world.room_at(1));
+    let (ann, _) = connect(&mut world, 0, "ann", None);
+    let (bob, welcome) = connect(&mut world, 0, "bob", None);
+    world.say(ann, &[&join(&near, 1)]);
+    world.say(bob, &[&join(&near, 1), &join(&far, 2)]);
+    let epoch = world.take(bob)[0]["epoch"].clone();
+    // It is between in and out of the room far away when it comes back.
+    world.stalled.insert((0, 1));
+    world.say(bob, &[&json!({"type": "leave_room", "roomId": far, "seq": 3}).to_string()]);
+    world.end(bob, Ended::Error);
+    world.run();
+    world.say(ann, &[&publish(&near, 1, 2), &publish(&near, 2, 3)]);
+    let bob = world.open_socket(0, true);
+    world.request(bob, "/ws?user=bob", Some("throng.v1"));
+    let rooms = json!({&*near: {"epoch": epoch, "offset": 0}});
+    world.say(bob, &[&json!({"type": "connect", "resume": resume(&welcome, 1, rooms)}).to_string()]);
+    assert!(world.take(bob).is_empty());
+    world.stalled.clear();
+    world.clients[bob].incoming_max = 10;
+    world.clients[bob].reads = 0;
+    for _ in 0..20 {
+        world.round();
+        world.shard(0).verify().expect("what it holds is what is charged");
+    }
+    world.clients[bob].incoming_max = 1 << 20;
+    world.clients[bob].reads = usize::MAX;
+    world.run();
+    assert_eq!(data_of(&world.take(bob)), [1, 2]);
+    world.end_all();
+}
+
+#[test]
 fn a_session_that_is_taken_over_closes_its_old_connection_and_hears_nothing_more_from_it() {
     for on in [0, 1] {
         let mut world = world(2, Limits::default());
