@@ -179,6 +179,16 @@ impl Room {
         self.echoes.push_back(seq);
     }
 
+    /// Commands from this number on have moved up by `by`.
+    pub(crate) fn renumber(&mut self, from: u64, by: u64) {
+        self.echoes.iter_mut().filter(|seq| **seq >= from).for_each(|seq| *seq += by);
+        if let Phase::Joining { seq } = &mut self.phase
+            && *seq >= from
+        {
+            *seq += by;
+        }
+    }
+
     /// It was refused: no copy will come.
     pub(crate) fn forgive_echo(&mut self, seq: u64) {
         self.echoes.retain(|due| *due != seq);

@@ -175,7 +175,6 @@ impl World<'_> {
             (Recovery::Complete, Some(position)) => {
                 check!(position <= head, "numbering", "client {client} stood at {position} of room {room}, whose head is {head}");
                 self.tally.recovered += u64::from(position < head);
-                self.clients[client].may_lag |= self.shape.limits.history_publications_max < crate::hear::SMALL_HISTORY;
             }
             (Recovery::Gap(_), Some(position)) => {
                 let may_be = self.is_gap_allowed(room, position, head);
@@ -188,6 +187,7 @@ impl World<'_> {
 
     fn told_gap(&mut self, client: usize, room: usize, range: Option<(u64, u64)>, position: &Position, reason: &str) {
         self.tally.gaps += 1;
+        self.gaps += 1;
         let before = self.view(client, room).position;
         let Some(before) = before else { fail!("gap", "client {client} stood nowhere in room {room}") };
         let to = position.offset;
@@ -259,7 +259,7 @@ impl World<'_> {
         let author = self.author(reader, &data, message.connection.as_bytes());
         let Some(offset) = message.offset else {
             let session = self.sessions.number(message.connection.as_bytes());
-            let number = self.volatile_number(reader, author, &data);
+            let number = self.volatile_number(reader, author, session, &data);
             let view = self.view(client, room);
             match view.volatile.iter_mut().find(|(other, _)| *other == session) {
                 Some((_, last)) => {
