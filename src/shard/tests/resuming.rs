@@ -203,6 +203,20 @@ fn a_token_works_until_a_frame_came_over_the_connection_that_got_its_successor()
     world.end_all();
 }
 
+/// A client that has waited in vain abandons the connection while the welcome is on its way to it.
+#[test]
+fn a_close_frame_does_not_say_that_the_welcome_came() {
+    let mut world = world(1, Limits::default());
+    let (first, one) = connect(&mut world, 0, "ann", None);
+    world.end(first, Ended::Error);
+    let (second, _) = connect(&mut world, 0, "ann", resume(&one, 0, json!({})));
+    world.send_close(second, Some(4900));
+    world.run();
+    let (_, again) = connect(&mut world, 0, "ann", resume(&one, 0, json!({})));
+    assert_eq!((&again["resumed"], &again["sessionId"]), (&json!(true), &one["sessionId"]));
+    world.end_all();
+}
+
 #[test]
 fn a_token_that_is_wrong_expired_or_of_another_user_begins_a_session_and_does_not_say_why() {
     let limits = Limits { resume_ttl_ms: 20_000, ..Limits::default() };
