@@ -19,7 +19,7 @@ const IMPORTS: [(&str, &[&str]); 16] = [
     ("shard", &["ws", "protocol", "limits", "close", "time", "planted"]),
     // Tests of the core that a fuzzer drives.
     ("fuzzing", &["driver", "shard", "ws", "protocol", "limits", "close", "time", "planted"]),
-    ("client", &["ws", "protocol", "limits", "close", "time"]),
+    ("client", &["ws", "protocol", "limits", "close", "time", "planted"]),
     ("uring", &["limits", "close", "time"]),
     // Joins core, TLS and ring, and never looks inside a message.
     ("driver", &["shard", "tls", "uring", "limits", "close", "time"]),

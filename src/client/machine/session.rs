@@ -12,6 +12,7 @@ use super::super::outbox::{Entry, Kind, Unresolved};
 use super::super::room::{Phase, Position, Room};
 use super::{ABANDONED, Link, Machine, Session, Told};
 use crate::client::event::Cause;
+use crate::planted::{Bug, is_planted};
 use crate::time::Millis;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -61,7 +62,8 @@ fn rooms_left<'a>(waiting: impl Iterator<Item = &'a Entry>) -> Vec<Arc<str>> {
 /// A join from where the client stands in a room.
 fn join_from(room: &Room) -> Vec<u8> {
     let options = &room.options;
-    encode::join(&room.name, room.position.as_ref(), options.presence, options.state.as_deref(), options.latest)
+    let state = options.state.as_deref().filter(|_| !is_planted(Bug::ClientRejoinsWithoutState));
+    encode::join(&room.name, room.position.as_ref(), options.presence, state, options.latest)
 }
 
 impl Machine {
@@ -196,8 +198,12 @@ impl Machine {
             self.outbox.push(NOBODY, Kind::Join, name, body);
         }
         for (seq, entry) in kept.into_iter().filter(|(_, entry)| !entry.is_refused) {
-            let is_left = left.get(&entry.room).is_some_and(|leave| *leave > seq);
-            if !entry.was_sent || (entry.kind == Kind::SetState && !is_left && self.rooms.contains_key(&entry.room)) {
+            let is_left = left.get(&entry.room).is_some_and(|leave| *leave > seq) && !is_planted(Bug::ClientSetsEarlierState);
+            let is_blind = is_planted(Bug::ClientResendsBlindly) && matches!(entry.kind, Kind::Publish { .. });
+            if !entry.was_sent && is_planted(Bug::ClientForgetsUnsent) {
+                continue;
+            }
+            if !entry.was_sent || is_blind || (entry.kind == Kind::SetState && !is_left && self.rooms.contains_key(&entry.room)) {
                 self.push_again(seq, entry);
             } else {
                 self.leave_open(&session, seq, entry);
