@@ -21,6 +21,7 @@ use super::host::Host;
 use super::moves::Arrival;
 use super::plan::Plan;
 use super::{Mail, Post, Shared, mesh};
+use crate::close::CloseReason;
 use crate::limits::{CONSEQUENCES_PER_COMMAND_MAX, Limits, REFUSALS_IN_FLIGHT_MAX};
 use crate::shard::{Order, ShardId};
 use crate::time::{Millis, Now, WallMillis};
@@ -136,7 +137,7 @@ struct Run {
 impl Run {
     fn new(choices: Choices) -> Run {
         let machine = Machine::new(choices);
-        let shards = 1 + machine.pick(2);
+        let shards = [1, 2, 2][machine.pick(3)];
         let sizes = RingConfig {
             submissions: 8 << machine.pick(4),
             completions: 4 << machine.pick(6),
@@ -302,6 +303,7 @@ impl Run {
         self.seen.early_submits += stats.early_submits;
         let stats = event_loop.shard.stats();
         self.seen.handed_over += stats.handed_over;
+        self.seen.sent_away += stats.closes[CloseReason::OverCapacity as usize];
         assert_eq!((stats.connections_active, stats.orphaned_subscriptions), (0, 0), "connections of shard {index}'s core");
         // One more submission offers what the last completions have used up.
         event_loop.ring.enter([], Wait::Poll).expect("the double refuses nothing for good");

@@ -189,7 +189,6 @@ impl Peer {
                 self.note_publication(&json, own, seen);
             }
             "gap" => self.last.clear(),
-            "reconnect" => seen.sent_away += 1,
             "error" | "nack" => panic!("peer {} has done nothing wrong: {json}", self.number),
             _ => {}
         }

@@ -303,7 +303,7 @@ impl World {
         let data = UserData::from_bits(entry.user_data);
         let target = self.other_ring(ring, entry);
         assert_eq!(entry.addr, sqe::MSG_DATA);
-        if self.choices.once_in(16) {
+        if self.choices.once_in(8) {
             self.faults.errors += 1;
             return self.rings[ring].post(data, -libc::ENOMEM, 0);
         }
@@ -375,7 +375,7 @@ impl World {
             }
             What::Wake { eventfd, multishot } => {
                 drain(eventfd);
-                if multishot && !self.choices.once_in(8) {
+                if multishot && !self.choices.once_in(3) {
                     return self.rings[ring].post(armed.data, i32::from(libc::POLLIN), F_MORE);
                 }
                 self.end(ring, index, i32::from(libc::POLLIN), 0);
