@@ -117,7 +117,8 @@ const checks = {
     b.on("message", ({ data }) => heard.push(data));
     b.on("gap", () => (gaps++, heard.push("gap")));
     b.on("recovered", () => resumes++);
-    await until([[b, "state"]], "bob is in the room", () => b.state === "joined");
+    // Both: who is cut off before its first welcome goes on `connecting`, and is never `resuming`.
+    await until([[a, "state"], [b, "state"]], "both are in the room", () => a.state === "joined" && b.state === "joined");
     const fates = [];
     let n = 0;
     for (let cut = 0; cut < CUTS; cut++) {
