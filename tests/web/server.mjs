@@ -48,6 +48,30 @@ const checks = {
     bob.close();
   },
 
+  async "a room's history comes in pages, whole and in order"() {
+    const ada = open("ada");
+    const room = ada.join(name("history"));
+    const pad = "x".repeat(1000);
+    await Promise.all(Array.from({ length: 100 }, (_, n) => room.publish({ n, pad })));
+    const bob = open("bob");
+    const late = bob.join(room.id);
+    const found = [];
+    let pages = 0;
+    let since;
+    for (let more = true; more; pages++) {
+      const page = await late.history({ since });
+      assert.equal(page.gap, undefined);
+      found.push(...page.publications.map(({ data, offset, from }) => [data.n, offset, from.user]));
+      since = { epoch: page.epoch, offset: page.publications.at(-1).offset };
+      more = page.more;
+    }
+    assert.deepEqual(found, Array.from({ length: 100 }, (_, n) => [n, n + 1, "ada"]));
+    assert.ok(pages >= 3, "100 KiB are more than two pages of 32");
+    assert.equal((await late.history({ limit: 7 })).publications.length, 7);
+    ada.close();
+    bob.close();
+  },
+
   async "presence lists come whole, change, and end with a clean close"() {
     const id = name("presence");
     const watcher = open("watcher");
