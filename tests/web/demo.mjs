@@ -72,17 +72,19 @@ async function open(path) {
 }
 
 const checks = {
-  async "the client is served as it is measured, to pages of any origin, and once"() {
-    const answer = await fetch(at("/throng.js"));
-    assert.equal(await answer.text(), strip(source("throng.js")), "byte by byte");
-    const header = (name) => answer.headers.get(name);
-    assert.equal(header("content-type"), "text/javascript; charset=utf-8");
-    assert.deepEqual([header("access-control-allow-origin"), header("cache-control")], ["*", "public, max-age=300"]);
-    assert.match(header("etag"), /^"[0-9a-f]{16}"$/);
-    const again = await fetch(at("/throng.js"), { headers: { "if-none-match": header("etag") } });
-    assert.deepEqual([again.status, await again.text(), again.headers.get("etag")], [304, "", header("etag")]);
-    const head = await fetch(at("/throng.js"), { method: "HEAD" });
-    assert.deepEqual([head.status, head.headers.get("content-length")], [200, header("content-length")]);
+  async "both listeners serve the client as it is measured, to pages of any origin, and once"() {
+    for (const url of [at("/throng.js"), `http://${server.listen}/throng.js`]) {
+      const answer = await fetch(url);
+      assert.equal(await answer.text(), strip(source("throng.js")), "byte by byte");
+      const header = (name) => answer.headers.get(name);
+      assert.equal(header("content-type"), "text/javascript; charset=utf-8");
+      assert.deepEqual([header("access-control-allow-origin"), header("cache-control")], ["*", "public, max-age=300"]);
+      assert.match(header("etag"), /^"[0-9a-f]{16}"$/);
+      const again = await fetch(url, { headers: { "if-none-match": header("etag") } });
+      assert.deepEqual([again.status, await again.text(), again.headers.get("etag")], [304, "", header("etag")]);
+      const head = await fetch(url, { method: "HEAD" });
+      assert.deepEqual([head.status, head.headers.get("content-length")], [200, header("content-length")]);
+    }
     assert.equal((await fetch(at("/demo"), { method: "POST" })).status, 405);
     assert.equal(await (await fetch(at("/throng.d.ts"))).text(), source("throng.d.ts"));
   },
@@ -93,7 +95,10 @@ const checks = {
     browser ??= await openPage(browserProgram);
     const page = await browser.another(`http://127.0.0.1:${other.address().port}/`);
     await until(page, `document.title === "elsewhere"`);
-    assert.deepEqual(await run(page, async (url) => Object.keys(await import(url)).sort(), at("/throng.js")), ["Room", "Throng", "ThrongError"]);
+    for (const url of [at("/throng.js"), `http://${server.listen}/throng.js`]) {
+      const names = await run(page, async (url) => Object.keys(await import(url)).sort(), url);
+      assert.deepEqual(names, ["Room", "Throng", "ThrongError"]);
+    }
     other.close();
     other.closeAllConnections();
   },

@@ -2,29 +2,20 @@
 //!
 //! All are part of the program and prepared once, at start. It decides their bytes, their types, who may load them and how long they may
 //! be kept; it does not know what they do, nor how they reach a socket.
-//!
-//! Invariant: what is served of the client is its source without comments and indentation, by the rule of `tests/web/strip.mjs`.
 
 use super::http::{Method, Request, Response, Status};
-use foldhash::quality::FixedState;
-use std::hash::BuildHasher;
+use crate::web;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-const CLIENT: &str = include_str!("../../web/throng.js");
-const CLIENT_TYPES: &str = include_str!("../../web/throng.d.ts");
 const DEMO: &str = include_str!("demo/demo.html");
 const DEMO_SCRIPT: &str = include_str!("demo/demo.js");
 const DEMO_STYLE: &str = include_str!("demo/demo.css");
 /// What stands in the page for the address that its script connects to.
 const LISTEN_PLACE: &str = "{{listen}}";
 
-/// A server of a new version has a new client; pages may go on with the old one for so long.
-const CACHE_CLIENT: &str = "public, max-age=300";
 /// Kept, but asked for each time.
 const CACHE_DEMO: &str = "no-cache";
-/// A page of any origin may import the client: it is public, and nothing is answered by who asks.
-const ANY_ORIGIN: &str = "Access-Control-Allow-Origin: *\r\n";
 
 /// One file, as it is answered to who has no copy and to who has this one.
 struct Asset {
@@ -40,10 +31,9 @@ pub(super) struct Assets(Vec<Asset>);
 impl Assets {
     /// For a server whose clients connect to `listen`.
     pub(super) fn new(listen: SocketAddr) -> Assets {
-        let script = "text/javascript; charset=utf-8";
         let client = |content_type, body: &str| Response {
-            cache_control: CACHE_CLIENT,
-            more: ANY_ORIGIN.to_owned(),
+            cache_control: web::CACHE_CONTROL,
+            more: format!("Access-Control-Allow-Origin: {}\r\n", web::ALLOW_ORIGIN),
             ..Response::new(Status::Ok, content_type, body)
         };
         let policy = demo_policy(listen);
@@ -53,10 +43,10 @@ impl Assets {
             ..Response::new(Status::Ok, content_type, body)
         };
         Assets(vec![
-            Asset::new("/throng.js", client(script, &strip(CLIENT))),
-            Asset::new("/throng.d.ts", client("text/plain; charset=utf-8", CLIENT_TYPES)),
+            Asset::new(web::PATH, client(web::CONTENT_TYPE, &web::client().text)),
+            Asset::new("/throng.d.ts", client("text/plain; charset=utf-8", web::TYPES)),
             Asset::new("/demo", demo("text/html; charset=utf-8", &DEMO.replace(LISTEN_PLACE, &listen_for_pages(listen)))),
-            Asset::new("/demo.js", demo(script, DEMO_SCRIPT)),
+            Asset::new("/demo.js", demo(web::CONTENT_TYPE, DEMO_SCRIPT)),
             Asset::new("/demo.css", demo("text/css; charset=utf-8", DEMO_STYLE)),
         ])
     }
@@ -66,7 +56,7 @@ impl Assets {
         let asset = self.0.iter().find(|asset| asset.path == request.path)?;
         Some(match request.method {
             Method::Other => Rc::new(Response::text(Status::MethodNotAllowed, "only GET and HEAD are answered")),
-            Method::Get | Method::Head if names(&request.if_none_match, &asset.etag) => Rc::clone(&asset.unchanged),
+            Method::Get | Method::Head if web::names(&request.if_none_match, &asset.etag) => Rc::clone(&asset.unchanged),
             Method::Get | Method::Head => Rc::clone(&asset.whole),
         })
     }
@@ -74,19 +64,11 @@ impl Assets {
 
 impl Asset {
     fn new(path: &'static str, mut response: Response) -> Asset {
-        // Two texts of one path that differ have one tag with a probability of 2⁻⁶⁴.
-        let etag = format!("\"{:016x}\"", FixedState::with_seed(0).hash_one(response.body.as_bytes()));
+        let etag = web::etag_of(&response.body);
         response.more = format!("ETag: {etag}\r\n{}", response.more);
         let unchanged = Response { status: Status::NotModified, ..response.clone() };
         Asset { path, etag, whole: Rc::new(response), unchanged: Rc::new(unchanged) }
     }
-}
-
-/// Whether an `If-None-Match` names this tag (RFC 9110 §13.1.2): one of a list, by the weak comparison, or `*`.
-///
-/// No tag of ours has a comma in it, so a list can be cut at its commas.
-fn names(list: &str, etag: &str) -> bool {
-    list.split(',').map(str::trim).any(|one| one == "*" || one.strip_prefix("W/").unwrap_or(one) == etag)
 }
 
 /// What a page connects to: an address, or only the port where the server listens on all of them. Then the page takes the host that it
@@ -103,38 +85,6 @@ fn demo_policy(listen: SocketAddr) -> String {
     )
 }
 
-/// A script without comments and indentation.
-///
-/// The rule is one of lines: block comments stand on lines of their own, a line comment stands alone or behind `; `, `{ ` or `) `.
-fn strip(source: &str) -> String {
-    let mut stripped = String::with_capacity(source.len());
-    let mut in_comment = false;
-    for line in source.split('\n') {
-        let opens = line.trim_start_matches(' ').strip_prefix("/**");
-        if in_comment || opens.is_some() {
-            in_comment = !opens.filter(|_| !in_comment).unwrap_or(line).ends_with("*/");
-            continue;
-        }
-        let code = code_of(line.trim());
-        if !code.is_empty() {
-            if !stripped.is_empty() {
-                stripped.push('\n');
-            }
-            stripped.push_str(code);
-        }
-    }
-    stripped
-}
-
-/// A line without its line comment.
-fn code_of(line: &str) -> &str {
-    if line.starts_with("//") {
-        return "";
-    }
-    let comment = line.match_indices(" // ").map(|(at, _)| at).find(|at| line[..*at].ends_with([';', '{', ')']));
-    comment.map_or(line, |at| &line[..at])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,25 +95,6 @@ mod tests {
 
     fn request(path: &str, if_none_match: &str) -> Request {
         Request { method: Method::Get, path: path.into(), keep_alive: true, if_none_match: if_none_match.into() }
-    }
-
-    #[test]
-    fn comments_and_indentation_go_and_code_stays() {
-        let source = "/** Head.\n * More; // of it\n */\nconst a = 1; // One.\n\n  /** One line. */\n  f({ // Open.\n    \"a // b\", // kept\n  }); // End.\n\
-                      // Alone.\nconst u = `http://x`;\n  //\nif (x) // why\n    y(); // a; // b\n";
-        assert_eq!(strip(source), "const a = 1;\nf({\n\"a // b\", // kept\n});\nconst u = `http://x`;\nif (x)\ny();");
-    }
-
-    #[test]
-    fn the_client_is_served_without_a_comment_and_with_all_its_lines_of_code() {
-        let served = strip(CLIENT);
-        assert!(!served.contains("/**") && !served.lines().any(|line| line.starts_with("//") || line.starts_with(' ')));
-        let code = CLIENT
-            .lines()
-            .filter(|line| line.contains('{') && !line.contains("/**") && !line.trim().starts_with(['*', '/']))
-            .count();
-        let kept = served.lines().filter(|line| line.contains('{')).count();
-        assert_eq!(code, kept, "no line that opens a block is lost");
     }
 
     #[test]
