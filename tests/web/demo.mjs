@@ -17,6 +17,7 @@ const source = (name) => readFileSync(new URL(`../../src/web/${name}`, import.me
 function serve(listen = "127.0.0.1:0", admin = "127.0.0.1:0") {
   const child = spawn(program, ["serve", "--listen", listen, "--admin", admin], { stdio: ["ignore", "pipe", "inherit"] });
   const gone = new Promise((resolve) => child.on("exit", resolve));
+  process.once("exit", () => child.kill("SIGKILL")); // Also when this ends by an exception.
   return new Promise((resolve, reject) => {
     let said = "";
     gone.then((code) => reject(new Error(`the server ended with ${code}: ${said}`)));
