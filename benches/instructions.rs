@@ -204,7 +204,8 @@ struct Core {
 
 impl Core {
     fn new(slots: usize) -> Core {
-        let config = ShardConfig { id: ShardId(0), shards: 1, slots, limits: Limits::default(), echo: true, seed: [7; 32] };
+        let config =
+            ShardConfig { id: ShardId(0), shards: 1, slots, limits: Limits::default(), echo: true, seed: [7; 32], secret: [7; 32] };
         Core { shard: Shard::new(config, NOW), sent: 0 }
     }
 

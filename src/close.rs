@@ -94,6 +94,13 @@ close_reasons! {
 }
 
 impl CloseReason {
+    /// Whether the client may come back for its session: not after a clean end, nor where it is told to stop or to begin anew.
+    pub const fn keeps_session(self) -> bool {
+        let begins_anew = matches!(self, CloseReason::Drain | CloseReason::StateInsufficient);
+        let may_come_back = matches!(self, CloseReason::PeerCode) || !matches!(self.retry(), Retry::Stop);
+        may_come_back && !begins_anew
+    }
+
     /// Number of reasons: the length of a counter array.
     pub const COUNT: usize = CloseReason::ALL.len();
 }

@@ -44,6 +44,10 @@ pub const PRESENCE_PAGE_BYTES_MAX: usize = 32 * 1024;
 
 // ---- sessions and sequence --------------------------------------------------------------------------------------------------
 
+/// Time for which a session without a connection may be resumed, in ms. At it the session ends.
+pub const RESUME_TTL_MS: u64 = 120_000;
+/// Tokens of earlier connections of a session that hold at most. Beyond: the oldest does not hold any more.
+pub const RESUME_TOKENS_MAX: u8 = 16;
 /// Undecided commands of a session. At it the server stops reading the connection. 64, so that decided ones fit a `u64` map.
 pub const WINDOW: u32 = 64;
 /// Commands in a session's reorder buffer. At it the buffer is freed and `nack` sent again.
@@ -198,6 +202,9 @@ pub struct Limits {
     /// Bytes of flexible memory that all histories may take, over all shards; `None`: a part of it ([`HISTORY_MEMORY_SHARE`]).
     /// At it the oldest publication of the shard goes.
     pub history_memory_bytes_max: Option<usize>,
+    /// A `throng.v1` member that was so slow that something is lost for it is closed with 4102, as a plain one always is, instead of
+    /// being told the gap: for applications that would rather begin anew.
+    pub gaps_declined: bool,
     /// Silence after which a connection in a room is pinged, in ms. A part of the ghost bound.
     pub heartbeat_ms: u64,
     /// Silence after which a connection in no room is pinged, in ms: it is in no presence list, so this may be longer.
@@ -206,6 +213,9 @@ pub struct Limits {
     pub timeout_ms: u64,
     /// How long an abnormally closed session keeps its presence, in ms. At it the others are told that it left.
     pub presence_grace_ms: u64,
+    /// How long a session without a connection may be resumed, in ms; 0: not at all. At it the session ends. There are as many places
+    /// for such sessions as for connections; when they are taken the one that has waited longest ends early.
+    pub resume_ttl_ms: u64,
     /// See [`REORDER_AGE_MS`].
     pub reorder_age_ms: u64,
     /// See [`HANDSHAKE_DEADLINE_MS`].
@@ -229,10 +239,12 @@ impl Default for Limits {
             history_bytes_max: 256 * 1024,
             history_age_ms: ROOM_IDLE_MS,
             history_memory_bytes_max: None,
+            gaps_declined: false,
             heartbeat_ms: 12_000,
             heartbeat_idle_ms: 25_000,
             timeout_ms: 6_000,
             presence_grace_ms: 8_000,
+            resume_ttl_ms: RESUME_TTL_MS,
             reorder_age_ms: REORDER_AGE_MS,
             handshake_deadline_ms: HANDSHAKE_DEADLINE_MS,
             lane_places: None,

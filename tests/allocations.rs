@@ -42,7 +42,10 @@ impl Rig {
         let limits = Limits { lane_places: Some(PLACES), ..Limits::default() };
         let shard = |id| {
             let id = ShardId(id as u16);
-            Shard::new(ShardConfig { id, shards, slots: MEMBERS, limits: limits.clone(), echo: false, seed: [7; 32] }, now)
+            Shard::new(
+                ShardConfig { id, shards, slots: MEMBERS, limits: limits.clone(), echo: false, seed: [7; 32], secret: [7; 32] },
+                now,
+            )
         };
         let lane = || [VecDeque::with_capacity(PLACES), VecDeque::with_capacity(PLACES)];
         Rig {

@@ -18,7 +18,9 @@ fn bench(server: &Server, flags: &[&str]) -> Output {
 }
 
 fn every_kind_of_hostile_client_comes_and_nothing_is_left(setup: &Setup) {
-    let server = setup.start(&["--presence-grace", "1s", "--handshake-deadline", "2s"]);
+    // What outlives connections is over soon as well: histories, and sessions that nobody comes back for.
+    let brief = ["--presence-grace", "1s", "--handshake-deadline", "2s", "--history-age", "1s", "--resume-ttl", "1s"];
+    let server = setup.start(&brief);
     let output = bench(&server, &["--connections", "100", "--rooms", "3"]);
     let shown = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{shown}");

@@ -4,7 +4,7 @@
 
 use crate::driver::sync::{AtomicUsize, Mutex, Ordering, PoisonError, TryLockError};
 
-/// Connections of the whole process that count towards its bound.
+/// Connections that count towards a bound: all of the process, or those on their way to one shard.
 #[derive(Debug)]
 pub(crate) struct Admission {
     count: AtomicUsize,
@@ -27,6 +27,11 @@ impl Admission {
     /// Takes a counted connection off.
     pub(crate) fn dismiss(&self) {
         self.count.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Lets nobody in any more, if nobody is in; false if somebody is.
+    pub(crate) fn shut_if_empty(&self) -> bool {
+        self.count.compare_exchange(0, self.max, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
     /// Connections that are counted.

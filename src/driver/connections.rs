@@ -1,7 +1,7 @@
 //! The slots of a ring's file table: which connection each one holds, and what the kernel still has of it.
 //!
 //! The life of a slot:
-//! - An accept on it starts a new generation. It proves that the close of the generation before has run, in whatever order the
+//! - An accept on it, or a socket that another shard gives into it, starts a new generation. It proves that the close of the generation before has run, in whatever order the
 //!   completions come: (cancel, close, *accept on the same slot*, then the old receive's ECANCELED) is normal. A completion that
 //!   carries another generation is stale: it is counted, its buffer is recycled, and nothing else happens.
 //! - The end of the stream or an error of the socket is told to the core once (`handle_closed`), and nothing is received any more.
@@ -10,7 +10,7 @@
 //! - A shutdown runs on a thread of the kernel's, which looks the slot up only then: closed and given away meanwhile, the wrong
 //!   connection would be shut down. So the close of a slot waits for the completion of its shutdown.
 //! - The close cancels what is armed, by user data, and closes the slot in the same submission. From there on the slot belongs to
-//!   nobody until the next accept.
+//!   nobody until the next accept. A connection that is given to another shard ends the same way, without the core's word (`moves`).
 //!
 //! Invariant: at most one operation of each armed kind is in the kernel for a generation, because its bit is cleared only by its
 //! last completion; a cancelled receive is armed again only after that.
@@ -47,13 +47,17 @@ pub(super) enum Flag {
     Heard = 1 << 32,
     /// The core has closed it, and the slot is closed when the shutdown has completed.
     CloseOwed = 1 << 33,
+    /// It goes to another shard: nothing of it is told to the core.
+    Moving = 1 << 34,
+    /// The kernel is giving its socket to that shard's ring.
+    Given = 1 << 35,
 }
 
-/// The generation in the low 24 bits, [`Flag`]s in the next 10, and in the rest the place of the unread bytes plus one.
+/// The generation in the low 24 bits, [`Flag`]s in the next 12, and in the rest the place of the unread bytes plus one.
 #[derive(Clone, Copy, Debug, Default)]
 struct Slot(u64);
 
-const STASH_SHIFT: u32 = 34;
+const STASH_SHIFT: u32 = 36;
 const GENERATION: u64 = GENERATION_MAX as u64;
 const _: () = assert!(crate::limits::SHARD_CONNECTIONS_MAX < 1 << (u64::BITS - STASH_SHIFT));
 
@@ -211,13 +215,13 @@ mod tests {
     fn the_place_of_unread_bytes_leaves_flags_and_generation_alone() {
         let mut table = Connections::new(1);
         let key = table.open(0, true).unwrap();
-        table.put(key, Flag::CloseOwed, true);
+        table.put(key, Flag::Given, true);
         let last = crate::limits::SHARD_CONNECTIONS_MAX as u32 - 1;
         table.put_stash(key, Some(last));
         assert_eq!(table.stash(key), Some(last));
-        assert!(table.is_current(key) && table.has(key, Flag::CloseOwed) && table.has(key, Flag::Counted));
+        assert!(table.is_current(key) && table.has(key, Flag::Given) && table.has(key, Flag::Counted));
         table.put_stash(key, None);
-        assert!(table.stash(key).is_none() && table.has(key, Flag::CloseOwed) && !table.has(key, Flag::Heard));
+        assert!(table.stash(key).is_none() && table.has(key, Flag::Given) && !table.has(key, Flag::Heard));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::connections::Connections;
 use super::host::Host;
 use super::listener::Accepting;
 use super::mesh::{DECLINED_NAP_MS, Mesh};
+use super::moves::{Arrival, MOVE_NAP_MS, Moves};
 use super::pause::Stashes;
 use super::stats::DriverStats;
 use super::{Mail, Shared};
@@ -49,7 +50,9 @@ pub(super) struct Parts {
     pub(super) mesh: Mesh,
     pub(super) listener: OwnedFd,
     pub(super) mailbox: Receiver<Mail>,
+    pub(super) arrivals: Receiver<Arrival>,
     pub(super) seed: [u8; 32],
+    pub(super) secret: [u8; 32],
     pub(super) limits: Limits,
     pub(super) echo: bool,
     pub(super) ring: RingConfig,
@@ -62,8 +65,9 @@ pub(super) struct EventLoop<H: Host = Clock> {
     host: H,
     pub(super) ring: Ring<H::Io>,
     pub(super) shard: Shard,
-    mesh: Mesh,
+    pub(super) mesh: Mesh,
     mailbox: Receiver<Mail>,
+    pub(super) arrivals: Receiver<Arrival>,
     pub(super) listener: OwnedFd,
     pub(super) accepting: Accepting,
     pub(super) connections: Connections,
@@ -81,13 +85,15 @@ pub(super) struct EventLoop<H: Host = Clock> {
     pub(super) peeks: Vec<(Key, bool)>,
     /// Paused connections whose peer has finished sending, with when to stop waiting for their resume. Oldest first.
     pub(super) hangups: VecDeque<(Millis, Key)>,
+    /// Connections that go to other shards.
+    pub(super) moves: Moves,
     /// Unread bytes that the core knows of.
     unread_told: usize,
     /// When the shard ends although sockets are open.
     drain_by: Option<Millis>,
     finished: bool,
     /// Something has happened that is not published yet.
-    dirty: bool,
+    pub(super) dirty: bool,
     published_at: Millis,
     /// When memory that was freed is to be given back to the kernel; `None` if nothing has happened since it was.
     return_due: Option<Millis>,
@@ -103,7 +109,7 @@ impl<H: Host> EventLoop<H> {
     /// # Errors
     /// What the kernel says to the ring.
     pub(super) fn new(parts: Parts, host: H) -> io::Result<EventLoop<H>> {
-        let Parts { id, shared, mesh, listener, mailbox, seed, limits, echo, ring: sizes } = parts;
+        let Parts { id, shared, mesh, listener, mailbox, arrivals, seed, secret, limits, echo, ring: sizes } = parts;
         let slots = sizes.slots as usize;
         let mut ring = Ring::on(host.open(&sizes)?, sizes)?;
         ring.enable()?;
@@ -111,7 +117,7 @@ impl<H: Host> EventLoop<H> {
         let looked = host.micros();
         let now = host.at(looked);
         let submissions = ring.room_max();
-        let config = ShardConfig { id, shards: shared.plan.shards, slots, limits, echo, seed };
+        let config = ShardConfig { id, shards: shared.plan.shards, slots, limits, echo, seed, secret };
         Ok(EventLoop {
             id,
             host,
@@ -119,6 +125,7 @@ impl<H: Host> EventLoop<H> {
             shard: Shard::new(config, now),
             mesh,
             mailbox,
+            arrivals,
             listener,
             accepting: Accepting::default(),
             connections: Connections::new(slots),
@@ -130,6 +137,7 @@ impl<H: Host> EventLoop<H> {
             resumes: Vec::new(),
             peeks: Vec::new(),
             hangups: VecDeque::new(),
+            moves: Moves::new(shared.plan.shards),
             unread_told: 0,
             drain_by: None,
             finished: false,
@@ -208,7 +216,7 @@ impl<H: Host> EventLoop<H> {
     /// Whether another shard has done something for this one since it last looked, which its sleep would miss.
     #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn is_owed_a_turn(&self) -> bool {
-        self.mesh.has_news(&self.shard)
+        self.mesh.has_news(&self.shard) || !self.arrivals.is_empty()
     }
 
     // ---- submit and settle ----------------------------------------------------------------------------------------------
@@ -295,6 +303,8 @@ impl<H: Host> EventLoop<H> {
         self.feed_resumed()?;
         self.end_hung_up();
         self.end_largest_stashes();
+        self.take_arrivals()?;
+        self.step_moves()?;
         self.dirty |= self.mesh.serve(&mut self.shard, self.now, &mut self.stats) > 0;
         while let Ok(Mail(order)) = self.mailbox.try_recv() {
             self.handle_order(order);
@@ -380,15 +390,19 @@ impl<H: Host> EventLoop<H> {
             || self.ring.pending_completions() > 0
             || !self.resumes.is_empty()
             || !self.peeks.is_empty()
-            || !self.mesh.may_sleep(&self.shard, &self.shared.doors, || !self.mailbox.is_empty() || self.shared.has_finished());
+            || self.has_settled_moves()
+            || !self.mesh.may_sleep(&self.shard, &self.shared.doors, || {
+                !self.mailbox.is_empty() || !self.arrivals.is_empty() || self.shared.has_finished()
+            });
         if busy {
             return Wait::Poll;
         }
+        let retry = self.moves.is_waiting().then(|| self.now.mono.after(MOVE_NAP_MS));
         let nap = self.mesh.has_declined().then(|| self.now.mono.after(DECLINED_NAP_MS));
         let publish = self.dirty.then(|| self.published_at.after(PUBLISH_MS));
         let hangup = self.hangups.front().map(|&(at, _)| at);
         let drain = self.drain_by.filter(|_| !self.finished);
-        let deadlines = [self.return_due, self.shard.poll_timeout(), self.accepting.retry_at(), nap, publish, hangup, drain];
+        let deadlines = [self.return_due, self.shard.poll_timeout(), self.accepting.retry_at(), retry, nap, publish, hangup, drain];
         match deadlines.into_iter().flatten().min() {
             None => Wait::Forever,
             Some(due) => {
@@ -398,13 +412,20 @@ impl<H: Host> EventLoop<H> {
         }
     }
 
+    /// Whether the server was told to end.
+    pub(super) fn is_draining(&self) -> bool {
+        self.drain_by.is_some()
+    }
+
     fn check_finished(&mut self) {
         let Some(by) = self.drain_by else { return };
         if self.finished {
             return;
         }
         let empty = self.shard.sockets_held() == 0 && self.connections.open_count() == 0 && !self.shard.has_output();
-        if empty || self.now.mono >= by {
+        // Whoever is on the way here is waited for; and once the shard has finished nobody sets out any more.
+        let is_over = empty && self.shared.posts[usize::from(self.id.0)].places.shut_if_empty();
+        if is_over || self.now.mono >= by {
             self.finished = true;
             self.accepting.end();
             self.publish();

@@ -19,6 +19,10 @@ use std::os::fd::AsFd;
 /// How long a paused connection is kept after its peer has finished sending, in ms.
 const HANGUP_GRACE_MS: u64 = 1_000;
 
+/// What may be in the kernel for a connection that is closed or goes to another shard.
+pub(super) const ARMED: [(Flag, Op); 3] =
+    [(Flag::Receive, Op::Receive), (Flag::Writable, Op::Writable), (Flag::Hangup, Op::Hangup)];
+
 impl<H: Host> EventLoop<H> {
     pub(super) fn handle_completion(&mut self, completion: &Completion) -> io::Result<()> {
         let data = completion.data;
@@ -28,16 +32,19 @@ impl<H: Host> EventLoop<H> {
             Op::Receive => self.handle_receive(key, completion)?,
             Op::Writable if self.is_current(key) => {
                 self.connections.put(key, Flag::Writable, is_planted(Bug::WritableForgotten));
-                self.shard.handle_writable(self.now, key);
+                if !self.connections.has(key, Flag::Moving) {
+                    self.shard.handle_writable(self.now, key);
+                }
             }
             Op::Hangup if is_planted(Bug::HangupForgotten) => {}
             Op::Hangup if self.is_current(key) => self.handle_hangup(key, completion.result),
             Op::Peek if self.is_current(key) => self.peeks.push((key, completion.result == -libc::EAGAIN)),
             Op::Shutdown if self.is_current(key) => self.handle_finished(key)?,
             // ENOTTY, EOPNOTSUPP, EINVAL: a kernel before 6.7 can't tell.
-            Op::Option if completion.result >= 0 && self.is_current(key) => {
+            Op::Option if completion.result >= 0 && self.is_current(key) && !self.connections.has(key, Flag::Moving) => {
                 self.shard.handle_measured(key, completion.result as u32);
             }
+            Op::SendFd => self.handle_given(key, completion.result)?,
             // A doorbell of ours that the kernel had no memory for: the eventfd needs none. One that came in has done its work.
             Op::Doorbell if completion.result < 0 => {
                 if let Some(post) = self.shared.posts.get(data.index() as usize) {
@@ -89,9 +96,7 @@ impl<H: Host> EventLoop<H> {
             }
             return Ok(());
         }
-        // The share of this shard, beside the count of the process: the places for refusals are not for connections.
-        let share = self.connections.slot_count().saturating_sub(REFUSALS_IN_FLIGHT_MAX);
-        let admitted = self.connections.counted() < share && self.shared.admit();
+        let admitted = self.has_share_left() && self.shared.admit();
         let Some(key) = self.connections.open(completion.result as u32, admitted) else {
             tracing::error!(shard = self.id.0, slot = completion.result, "the kernel accepted into a slot that is taken");
             if admitted {
@@ -106,10 +111,18 @@ impl<H: Host> EventLoop<H> {
         self.arm_receive(key)
     }
 
+    /// Whether this shard may have one more connection, whatever the count of the process is: the places for refusals are not for
+    /// connections.
+    pub(super) fn has_share_left(&self) -> bool {
+        self.connections.counted() < self.connections.slot_count().saturating_sub(REFUSALS_IN_FLIGHT_MAX)
+    }
+
     /// Arms or cancels the accept operation, as slots and errors have it.
     pub(super) fn step_accepting(&mut self) -> io::Result<()> {
         let was_paused = self.accepting.is_paused();
-        let step = self.accepting.step(self.now.mono, self.connections.free_count());
+        // A socket on its way to this shard has a slot that the table knows nothing of yet, or is about to.
+        let arriving = self.shared.posts[usize::from(self.id.0)].places.count();
+        let step = self.accepting.step(self.now.mono, self.connections.free_count().saturating_sub(arriving));
         self.stats.accept_pauses += u64::from(self.accepting.is_paused() && !was_paused);
         match step {
             Step::Arm => {
@@ -155,6 +168,8 @@ impl<H: Host> EventLoop<H> {
                     }
                 }
             }
+            // The shard that it goes to receives from it too, and hears the same.
+            end if end <= 0 && self.connections.has(key, Flag::Moving) => {}
             0 => self.handle_end_of_stream(key),
             // ENOBUFS: all buffers were full; the next submission offers them again before it arms. ECANCELED: a pause that may
             // have been lifted since. EINTR, EAGAIN: nothing happened.
@@ -174,7 +189,7 @@ impl<H: Host> EventLoop<H> {
     }
 
     /// Puts a receive into the kernel, unless one is there or none is wanted.
-    fn arm_receive(&mut self, key: Key) -> io::Result<()> {
+    pub(super) fn arm_receive(&mut self, key: Key) -> io::Result<()> {
         match self.receive_entry(key) {
             Some(receive) => self.push(receive),
             None => Ok(()),
@@ -217,7 +232,7 @@ impl<H: Host> EventLoop<H> {
     // ---- pausing --------------------------------------------------------------------------------------------------------
 
     /// Stops receiving from a connection, and watches for its end instead.
-    fn pause(&mut self, key: Key) -> io::Result<()> {
+    pub(super) fn pause(&mut self, key: Key) -> io::Result<()> {
         self.connections.put(key, Flag::Paused, true);
         if self.connections.has(key, Flag::Receive) {
             self.push(Entry::cancel(UserData::new(Op::Receive, key.slot, key.generation)))?;
@@ -233,7 +248,8 @@ impl<H: Host> EventLoop<H> {
     pub(super) fn feed_resumed(&mut self) -> io::Result<()> {
         let mut resumes = std::mem::take(&mut self.resumes);
         for key in resumes.drain(..) {
-            if !self.connections.has(key, Flag::Paused) || self.connections.has(key, Flag::Ended) {
+            let is_unwanted = [Flag::Ended, Flag::Moving].iter().any(|&flag| self.connections.has(key, flag));
+            if !self.connections.has(key, Flag::Paused) || is_unwanted {
                 continue;
             }
             self.connections.put(key, Flag::Paused, false);
@@ -249,7 +265,7 @@ impl<H: Host> EventLoop<H> {
         Ok(())
     }
 
-    fn feed_unread(&mut self, key: Key) -> io::Result<()> {
+    pub(super) fn feed_unread(&mut self, key: Key) -> io::Result<()> {
         let Some(at) = self.connections.stash(key) else { return Ok(()) };
         let mut unread = self.stashes.take(at);
         let bytes = unread.rest();
@@ -264,7 +280,7 @@ impl<H: Host> EventLoop<H> {
 
     fn handle_hangup(&mut self, key: Key, events: i32) {
         self.connections.put(key, Flag::Hangup, false);
-        if !self.connections.has(key, Flag::Paused) {
+        if !self.connections.has(key, Flag::Paused) || self.connections.has(key, Flag::Moving) {
             return;
         }
         let broken = i32::from(libc::POLLERR | libc::POLLHUP);
@@ -281,7 +297,7 @@ impl<H: Host> EventLoop<H> {
             && at <= self.now.mono
         {
             self.hangups.pop_front();
-            if self.connections.has(key, Flag::Paused) {
+            if self.connections.has(key, Flag::Paused) && !self.connections.has(key, Flag::Moving) {
                 self.end(key, Ended::Eof);
             }
         }
@@ -289,9 +305,15 @@ impl<H: Host> EventLoop<H> {
 
     /// Ends the connections with the most unread bytes until all together have no more than they may.
     pub(super) fn end_largest_stashes(&mut self) {
-        while let Some(key) = self.stashes.excess() {
+        while let Some(key) = self.stashes.excess(|key| !self.connections.has(key, Flag::Given)) {
             self.stats.stash_evictions += 1;
-            self.end(key, Ended::Error);
+            if self.connections.has(key, Flag::Moving) {
+                // It stays when its turn to go comes: some of what goes with it is lost.
+                self.connections.put(key, Flag::Ended, true);
+                self.discard_stash(key);
+            } else {
+                self.end(key, Ended::Error);
+            }
         }
     }
 
@@ -301,7 +323,9 @@ impl<H: Host> EventLoop<H> {
         let mut peeks = std::mem::take(&mut self.peeks);
         for (key, nothing_there) in peeks.drain(..) {
             let silent = nothing_there && !self.connections.has(key, Flag::Heard);
-            self.shard.handle_probed(self.now, key, silent);
+            if !self.connections.has(key, Flag::Moving) {
+                self.shard.handle_probed(self.now, key, silent);
+            }
         }
         self.peeks = peeks;
     }
@@ -309,7 +333,7 @@ impl<H: Host> EventLoop<H> {
     // ---- actions of the core --------------------------------------------------------------------------------------------
 
     /// Collects the operations of an action, at most four.
-    pub(super) fn act(&mut self, action: crate::shard::Action) {
+    pub(super) fn act(&mut self, action: Action) {
         match action {
             Action::Close(key) => self.close(key),
             Action::Probe(key) => self.probe(key),
@@ -324,6 +348,7 @@ impl<H: Host> EventLoop<H> {
                 }
             }
             Action::Resume(key) => self.resumes.push(key),
+            Action::HandOver(key, to) => self.begin_move(key, to),
             Action::Finish(key) => {
                 if self.connections.is_current(key) && !self.connections.put(key, Flag::Finishing, true) {
                     self.actions.push(Entry::shutdown_write(key.slot, key.generation));
@@ -336,7 +361,7 @@ impl<H: Host> EventLoop<H> {
         if !self.connections.is_current(key) {
             return;
         }
-        for (flag, op) in [(Flag::Receive, Op::Receive), (Flag::Writable, Op::Writable), (Flag::Hangup, Op::Hangup)] {
+        for (flag, op) in ARMED {
             if self.connections.has(key, flag) && !is_planted(Bug::CloseWithoutCancel) {
                 self.actions.push(Entry::cancel(UserData::new(op, key.slot, key.generation)));
             }

@@ -20,6 +20,7 @@ mod events;
 mod host;
 mod listener;
 mod mesh;
+mod moves;
 mod pause;
 pub mod plan;
 pub mod stats;
@@ -36,6 +37,7 @@ use crate::uring::{Kernel, Obstacle, Waker, socket, thread};
 use commons::{Admission, Finish, Published};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use event_loop::{EventLoop, Parts};
+use moves::{Arrival, MOVES_UNDER_WAY_MAX};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -128,6 +130,23 @@ struct Mail(Order);
 struct Post {
     mail: Sender<Mail>,
     waker: Waker,
+    /// Connections that other shards hand over.
+    arrivals: Sender<Arrival>,
+    /// Those that are on their way.
+    places: Admission,
+}
+
+impl Post {
+    /// A post, and the mailboxes that its shard reads.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    fn new() -> io::Result<(Post, Receiver<Mail>, Receiver<Arrival>)> {
+        let (mail, mailbox) = bounded(ORDERS_MAX);
+        let (arrivals, arrived) = bounded(MOVES_UNDER_WAY_MAX);
+        let post = Post { mail, waker: Waker::new()?, arrivals, places: Admission::new(MOVES_UNDER_WAY_MAX) };
+        Ok((post, mailbox, arrived))
+    }
 }
 
 /// What all threads of a server see.
@@ -192,15 +211,15 @@ impl Server {
         let failed = |error| StartError::Listen { address: options.listen, error };
         let listeners = socket::listen(options.listen, plan.shards).map_err(failed)?;
         let address = listeners[0].local_addr().map_err(failed)?;
-        let seed = clock::entropy().map_err(|error| StartError::System { what: "entropy", error })?;
+        let entropy = || clock::entropy().map_err(|error| StartError::System { what: "entropy", error });
+        let (seed, secret) = (entropy()?, entropy()?);
 
         let mut posts = Vec::new();
         let mut mailboxes = Vec::new();
         for _ in 0..plan.shards {
-            let (mail, mailbox) = bounded(ORDERS_MAX);
-            let waker = Waker::new().map_err(|error| StartError::System { what: "an eventfd", error })?;
-            posts.push(Post { mail, waker });
-            mailboxes.push(mailbox);
+            let post = Post::new().map_err(|error| StartError::System { what: "an eventfd", error })?;
+            posts.push(post.0);
+            mailboxes.push((post.1, post.2));
         }
         let shared = Arc::new(Shared {
             clock: Clock::start(),
@@ -212,13 +231,15 @@ impl Server {
             finish: Finish::new(plan.shards),
         });
         let parts = mesh::lanes(plan.shards, plan.lane_places).into_iter().zip(listeners).zip(mailboxes);
-        let parts = parts.enumerate().map(|(index, ((mesh, listener), mailbox))| Parts {
+        let parts = parts.enumerate().map(|(index, ((mesh, listener), (mailbox, arrivals)))| Parts {
             id: ShardId(index as u16),
             shared: Arc::clone(&shared),
             mesh,
             listener: listener.into(),
             mailbox,
+            arrivals,
             seed,
+            secret,
             limits: options.limits.clone(),
             echo: options.echo,
             ring: plan.ring(kernel.incremental_buffers),

@@ -26,6 +26,11 @@ impl Unread {
     pub(super) fn rest(&mut self) -> &mut [u8] {
         &mut self.bytes[self.start..]
     }
+    /// What is left of it, to be kept elsewhere.
+    pub(super) fn into_rest(mut self) -> Vec<u8> {
+        self.bytes.drain(..self.start);
+        self.bytes
+    }
     /// Notes that `count` bytes from the front were read.
     ///
     /// # Panics
@@ -96,12 +101,13 @@ impl Stashes {
         }
     }
 
-    /// The connection with the most unread bytes, if all together have more than they may.
-    pub(super) fn excess(&self) -> Option<Key> {
+    /// The connection with the most unread bytes, of those that may be ended, if all together have more than they may.
+    pub(super) fn excess(&self, may_end: impl Fn(Key) -> bool) -> Option<Key> {
         if self.bytes <= STASH_BYTES_MAX {
             return None;
         }
-        self.unread.iter().max_by_key(|(_, unread)| unread.bytes.len() - unread.start).map(|(_, unread)| unread.key)
+        let unread = self.unread.iter().map(|(_, unread)| unread).filter(|unread| may_end(unread.key));
+        unread.max_by_key(|unread| unread.bytes.len() - unread.start).map(|unread| unread.key)
     }
 
     /// Unread bytes of all connections.
@@ -167,9 +173,10 @@ mod tests {
         let mut stashes = Stashes::default();
         let small = stashes.append(None, key(1), &vec![0; STASH_BYTES_MAX / 4]).unwrap();
         let large = stashes.append(None, key(2), &vec![0; STASH_BYTES_MAX]).unwrap();
-        assert_eq!(stashes.excess(), Some(key(2)));
+        assert_eq!(stashes.excess(|_| true), Some(key(2)));
+        assert_eq!(stashes.excess(|of| of != key(2)), Some(key(1)));
         stashes.discard(large);
-        assert_eq!(stashes.excess(), None);
+        assert_eq!(stashes.excess(|_| true), None);
         stashes.discard(small);
     }
 }

@@ -127,7 +127,7 @@ impl World {
     fn new() -> Self {
         // Nobody is closed for reading slowly: that is another rule than those of this model.
         let limits = Limits { send_queue_bytes_max: 1 << 30, ..Limits::default() };
-        let config = ShardConfig { id: ShardId(0), shards: 1, slots: SLOTS, limits, echo: false, seed: [7; 32] };
+        let config = ShardConfig { id: ShardId(0), shards: 1, slots: SLOTS, limits, echo: false, seed: [7; 32], secret: [7; 32] };
         let socket =
             || Socket { generation: 0, is_open: false, owed: VecDeque::new(), first_taken: 0, is_backlogged: false, awaits: false };
         let shard = Shard::new(config, NOW);
@@ -294,7 +294,9 @@ impl World {
                 // It broke after that was asked.
                 Action::AwaitWritable(_) => {}
                 Action::Close(key) => assert!(!self.sockets[key.slot as usize].is_open, "nobody asked for the end"),
-                other @ (Action::Finish(_) | Action::Probe(_) | Action::Measure(_) | Action::Resume(_)) => panic!("{other:?}"),
+                other @ (Action::Finish(_) | Action::Probe(_) | Action::Measure(_) | Action::Resume(_) | Action::HandOver(..)) => {
+                    panic!("{other:?}")
+                }
             }
         }
         for socket in &mut self.sockets {

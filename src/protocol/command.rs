@@ -21,6 +21,8 @@ pub const FIELD_NAME_BYTES_MAX: usize = 64;
 pub const UNKNOWN_FIELDS_MAX: usize = 32;
 /// Bytes of an `epoch`.
 pub const EPOCH_BYTES_MAX: usize = 16;
+/// Bytes of a resume token. No token of this server is longer.
+pub const RESUME_TOKEN_BYTES_MAX: usize = 64;
 /// Bytes of a `cursor` of the members' pages, as the client repeats it.
 pub const CURSOR_BYTES_MAX: usize = 64;
 
@@ -47,8 +49,8 @@ pub enum Command<'a> {
         user: Option<Cow<'a, str>>,
         /// The credentials. Bounded by the message.
         token: Option<Cow<'a, str>>,
-        /// Whether `resume` is there. Its content is read once sessions can be resumed.
-        resume: bool,
+        /// The session that is to go on, a raw JSON object: see [`Resume::read`].
+        resume: Option<&'a str>,
         /// What the client says about itself, raw JSON.
         client: Option<&'a str>,
         /// Which attempt to connect this is.
@@ -129,6 +131,82 @@ pub struct Since<'a> {
     pub epoch: Cow<'a, str>,
     /// The last offset that the client has.
     pub offset: u64,
+}
+
+/// What a client says of the session that it wants to go on with.
+///
+/// Nothing in it is a fault: what can't be read is of no session, and the client is told no more than that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resume<'a> {
+    /// The token of the session, at most [`RESUME_TOKEN_BYTES_MAX`] bytes.
+    pub token: Cow<'a, str>,
+    /// The last `ack` that the client has seen; 0 if none.
+    pub acked: u64,
+    /// Its rooms, raw JSON.
+    rooms: Option<&'a str>,
+}
+
+/// Where a client stands in one room of a session that is to go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResumedRoom<'a> {
+    /// The room.
+    pub room: Cow<'a, str>,
+    /// The last publication that the client has.
+    pub since: Since<'a>,
+    /// The version of the presence list that it has.
+    pub version: Option<u64>,
+}
+
+impl<'a> Resume<'a> {
+    /// Reads the object; `None` if it is not of the shape that a client of this protocol sends.
+    pub fn read(raw: &'a str) -> Option<Resume<'a>> {
+        let mut object = ObjectScanner::new(raw).ok()?;
+        let (mut token, mut acked, mut rooms) = (None, None, None);
+        while let Some(key) = object.next_key().ok()? {
+            let value = object.value().ok()?;
+            let twice = match key.read_into(&mut [0; FIELD_NAME_BYTES_MAX]).ok()? {
+                "token" => token.replace(JsonString::of(value)?.read(RESUME_TOKEN_BYTES_MAX).ok()?).is_some(),
+                "acked" => acked.replace(integer(value.raw)?).is_some(),
+                "rooms" => rooms.replace(value.raw).is_some(),
+                _ => false,
+            };
+            if twice {
+                return None;
+            }
+        }
+        Some(Resume { token: token?, acked: acked.unwrap_or(0), rooms })
+    }
+
+    /// The rooms that can be read, in the order in which they stand. What can't be read is left out.
+    pub fn rooms(&self) -> impl Iterator<Item = ResumedRoom<'a>> {
+        let mut object = self.rooms.and_then(|raw| ObjectScanner::new(raw).ok());
+        std::iter::from_fn(move || {
+            let scanner = object.as_mut()?;
+            loop {
+                let key = scanner.next_key().ok()??;
+                let value = scanner.value().ok()?;
+                if let Some(room) = resumed_room(key, value.raw) {
+                    return Some(room);
+                }
+            }
+        })
+    }
+}
+
+fn resumed_room<'a>(key: JsonString<'a>, raw: &'a str) -> Option<ResumedRoom<'a>> {
+    let mut object = ObjectScanner::new(raw).ok()?;
+    let (mut epoch, mut offset, mut version) = (None, None, None);
+    while let Some(key) = object.next_key().ok()? {
+        let value = object.value().ok()?;
+        match key.read_into(&mut [0; FIELD_NAME_BYTES_MAX]).ok()? {
+            "epoch" => epoch = Some(JsonString::of(value)?.read(EPOCH_BYTES_MAX).ok()?),
+            "offset" => offset = Some(integer(value.raw)?),
+            "version" => version = integer(value.raw),
+            _ => {}
+        }
+    }
+    let since = Since { epoch: epoch?, offset: offset? };
+    Some(ResumedRoom { room: identifier(key, ROOM_ID_BYTES_MAX)?, since, version })
 }
 
 /// What is wrong with a message, and what its `error` can say to which command it belongs.
@@ -302,7 +380,7 @@ impl<'a> Fields<'a> {
         Ok(Command::Connect {
             user,
             token: self.text(Field::Token, usize::MAX)?,
-            resume: resume.is_some(),
+            resume,
             client: self.raw(Field::Client),
             attempt: self.integer(Field::Attempt)?,
             last_code: self.integer(Field::LastCode)?,

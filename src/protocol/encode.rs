@@ -19,6 +19,10 @@ use std::ops::Range;
 pub struct Welcome<'a> {
     /// The session: the connection's id in presence and in `from`.
     pub session: u64,
+    /// How the client may come back for it; none if it may not.
+    pub resume: Option<ResumeOffer<'a>>,
+    /// What the client missed, if the session goes on.
+    pub resumed: Option<ResumedSession<'a>>,
     /// The first `seq` that is expected.
     pub next_seq: u64,
     /// Silence after which the server pings, in ms.
@@ -35,12 +39,81 @@ pub struct Welcome<'a> {
     pub server_time: WallMillis,
 }
 
+/// How a session may be resumed.
+#[derive(Clone, Copy, Debug)]
+pub struct ResumeOffer<'a> {
+    /// The token: text that needs no escape.
+    pub token: &'a [u8],
+    /// How long the session waits without a connection, in ms.
+    pub ttl_ms: u64,
+}
+
+/// What a client that went on with its session is told.
+#[derive(Clone, Copy, Debug)]
+pub struct ResumedSession<'a> {
+    /// The fields of `rooms`, as [`write_resumed_room`] wrote them.
+    pub rooms: &'a [u8],
+    /// Commands that were refused for good, of which the client may not know.
+    pub failed: &'a [(u64, ErrorCode)],
+}
+
+/// What a client missed of a room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missed {
+    /// All of it follows.
+    Following {
+        /// So many publications.
+        count: u64,
+    },
+    /// Something is lost, and nothing follows.
+    Lost {
+        /// Why.
+        reason: GapReason,
+        /// The epoch of the room's numbering.
+        epoch: u64,
+        /// Where the client goes on.
+        offset: u64,
+    },
+}
+
+/// A room of a session that goes on.
+#[derive(Clone, Copy, Debug)]
+pub struct ResumedRoom<'a> {
+    /// The room.
+    pub room: &'a [u8],
+    /// What its client missed.
+    pub missed: Missed,
+}
+
+/// Writes a field of `welcome.rooms`.
+pub fn write_resumed_room(out: &mut Vec<u8>, resumed: &ResumedRoom<'_>) {
+    if !out.is_empty() {
+        out.push(b',');
+    }
+    write_string(out, resumed.room);
+    match resumed.missed {
+        Missed::Following { count } => number(out, b":{\"complete\":true,\"count\":", count),
+        Missed::Lost { reason, epoch: epoch_, offset } => {
+            word(out, b":{\"gap\":{\"reason\":\"", reason.wire());
+            out.push(b'}');
+            epoch(out, epoch_);
+            number(out, b",\"offset\":", offset);
+        }
+    }
+    out.push(b'}');
+}
+
 /// Writes `welcome`.
 pub fn write_welcome(out: &mut Vec<u8>, welcome: &Welcome<'_>) {
     out.extend_from_slice(b"{\"type\":\"welcome\",\"sessionId\":\"");
     write_id64(out, welcome.session);
-    // `resumeToken` and `resumeTtlMs` stand here once sessions can be resumed; then `resumed` may be true, with `rooms` and `failed`.
-    out.extend_from_slice(b"\",\"resumed\":false");
+    out.push(b'"');
+    if let Some(resume) = &welcome.resume {
+        out.extend_from_slice(b",\"resumeToken\":\"");
+        out.extend_from_slice(resume.token);
+        number(out, b"\",\"resumeTtlMs\":", resume.ttl_ms);
+    }
+    write_resumed(out, welcome.resumed.as_ref());
     number(out, b",\"nextSeq\":", welcome.next_seq);
     number(out, b",\"heartbeatMs\":", welcome.heartbeat_ms);
     number(out, b",\"timeoutMs\":", welcome.timeout_ms);
@@ -65,6 +138,24 @@ pub fn write_welcome(out: &mut Vec<u8>, welcome: &Welcome<'_>) {
     }
     number(out, b"],\"serverTimeMs\":", welcome.server_time.0);
     out.push(b'}');
+}
+
+fn write_resumed(out: &mut Vec<u8>, resumed: Option<&ResumedSession<'_>>) {
+    let Some(resumed) = resumed else {
+        out.extend_from_slice(b",\"resumed\":false");
+        return;
+    };
+    out.extend_from_slice(b",\"resumed\":true,\"rooms\":{");
+    out.extend_from_slice(resumed.rooms);
+    out.push(b'}');
+    for (place, (seq, code)) in resumed.failed.iter().enumerate() {
+        number(out, if place == 0 { b",\"failed\":[{\"seq\":" } else { b",{\"seq\":" }, *seq);
+        word(out, b",\"code\":\"", code.wire());
+        out.push(b'}');
+    }
+    if !resumed.failed.is_empty() {
+        out.push(b']');
+    }
 }
 
 /// Why a recovery could not be whole.
@@ -344,6 +435,13 @@ fn write_gap_reason(out: &mut Vec<u8>, gap: Option<GapReason>) {
         word(out, b",\"gap\":{\"reason\":\"", reason.wire());
         out.push(b'}');
     }
+}
+
+/// Writes a `broadcast` that was written before once more, with the number that it had in its author's session.
+pub fn write_numbered(out: &mut Vec<u8>, broadcast: &[u8], seq: u64) {
+    out.extend_from_slice(broadcast.strip_suffix(b"}").unwrap_or(broadcast));
+    number(out, b",\"seq\":", seq);
+    out.push(b'}');
 }
 
 /// Writes `ack`: all commands up to `seq` are decided.

@@ -20,7 +20,7 @@ pub mod sequence;
 #[cfg(test)]
 mod testing;
 
-pub use command::{Command, Envelope, Fault, Since, decode};
+pub use command::{Command, Envelope, Fault, Resume, ResumedRoom, Since, decode};
 pub use error_code::ErrorCode;
 pub use sequence::{Expired, Offer, Verdict, Window, judge};
 

@@ -252,6 +252,15 @@ impl Window {
         Some((self.expected, first))
     }
 
+    /// The connection is gone: what was kept is dropped, because its client sends again what was not dispatched, and what was counted
+    /// against that connection is forgotten.
+    pub fn disconnected(&mut self) {
+        self.early.free();
+        self.failures = 0;
+        self.nacked = false;
+        self.refused_until = None;
+    }
+
     /// Reading went on after a pause: what is missing had no chance to arrive before `now`, so ages count from it.
     pub fn resumed(&mut self, now: Millis) {
         self.floor = self.floor.max(now);

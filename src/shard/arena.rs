@@ -57,6 +57,8 @@ index_types! {
     StashIndex,
     /// The sequence window of a session that has something undecided.
     WindowIndex,
+    /// What is rare about a session.
+    AsideIndex,
     /// The presence state of a session in a room.
     StateIndex,
     /// A publication that a room keeps.

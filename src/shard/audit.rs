@@ -3,6 +3,7 @@
 
 use super::Shard;
 use super::arena::{LocalIndex, MembershipIndex};
+use super::connection::State;
 use super::local::{NOWHERE, Stage};
 use super::session::{NO_CONNECTION, Phase};
 use crate::time::{Millis, Now};
@@ -73,10 +74,14 @@ impl Shard {
         }
         let is_listed = membership.position != NOWHERE;
         match membership.stage {
-            Stage::Joined if session.connection != NO_CONNECTION => is_listed && session.phase == Phase::Attached,
-            Stage::Leaving => session.phase != Phase::Detached || !is_listed,
-            Stage::Joining | Stage::Joined => !is_listed && session.phase != Phase::Ending,
-            Stage::Owed | Stage::Abandoned => !is_listed && session.phase == Phase::Ending,
+            // Until its connection is welcomed a member that is back is not listed before the home has answered for its room.
+            Stage::Joined if session.connection != NO_CONNECTION => {
+                let is_open = self.connections.get(session.connection as usize).is_some_and(|it| it.state == State::Open);
+                (is_listed || !is_open) && session.phase == Phase::Attached
+            }
+            Stage::Leaving => session.phase == Phase::Attached || !is_listed,
+            Stage::Joining | Stage::Joined => !is_listed && matches!(session.phase, Phase::Attached | Phase::Detached),
+            Stage::Dormant | Stage::Departing | Stage::Owed | Stage::Abandoned => !is_listed,
         }
     }
 }

@@ -5,7 +5,9 @@
 
 use super::arena::{FrameIndex, NodeIndex, SessionIndex, StashIndex};
 use super::dispatch::Held;
+use super::moving::Move;
 use super::recovery::{Behind, Reading};
+use super::resume::Resuming;
 use crate::close::CloseReason;
 use crate::protocol::Dialect;
 use crate::time::Tick;
@@ -21,6 +23,8 @@ pub(crate) enum State {
     Upgrading,
     /// Upgraded to `throng.v1`; the `connect` frame is awaited.
     Opening,
+    /// It is handed over to the shard that has its session.
+    Moving,
     /// Messages flow.
     Open,
     /// Everything is freed but the socket: the last bytes are on their way, then it closes.
@@ -149,6 +153,10 @@ pub(crate) struct Stash {
     pub(crate) unacknowledged: Option<u32>,
     /// It has acknowledged some of them since.
     pub(crate) progressed: bool,
+    /// What waits for its `welcome`, if its session goes on.
+    pub(crate) resuming: Option<Box<Resuming>>,
+    /// Where it is handed over to.
+    pub(crate) moving: Option<Move>,
     /// What of this is charged to the assembler's use.
     pub(crate) charged: usize,
 }
@@ -168,5 +176,7 @@ impl Stash {
             && self.backlog.is_empty()
             && self.behind.is_empty()
             && self.unacknowledged.is_none()
+            && self.moving.is_none()
+            && self.resuming.is_none()
     }
 }

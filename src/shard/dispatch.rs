@@ -14,7 +14,7 @@ use super::seam::Key;
 use super::session::{NO_CONNECTION, UNNUMBERED};
 use crate::close::CloseReason;
 use crate::planted::{Bug, is_planted};
-use crate::protocol::encode::{self, ErrorFrame, Welcome};
+use crate::protocol::encode::{self, ErrorFrame};
 use crate::protocol::id64::read_id64;
 use crate::protocol::{self, Command, Dialect, Envelope, ErrorCode, Expired, Fault, Offer, Since, Verdict};
 use crate::time::{Millis, Now, TICK_MS};
@@ -37,10 +37,7 @@ pub(crate) enum Took {
     Held(Wait),
 }
 
-type Decoded<'a> = Result<Envelope<'a>, Fault<'a>>;
-
-/// Names of what this server does beyond the base of the protocol.
-const FEATURES: &[&str] = &["presence", "volatile", "history", "recovery", "latest"];
+pub(crate) type Decoded<'a> = Result<Envelope<'a>, Fault<'a>>;
 
 impl Shard {
     /// Deals with a text message of an open connection.
@@ -49,8 +46,7 @@ impl Shard {
         let connection = &self.connections[slot as usize];
         let session = connection.session;
         if connection.state == State::Opening {
-            self.handle_opening(now, slot, session, &decoded);
-            return Took::Done;
+            return self.handle_opening(now, slot, &decoded, text);
         }
         let seq = match &decoded {
             Ok(envelope) => envelope.seq,
@@ -65,54 +61,6 @@ impl Shard {
     pub(crate) fn send_error(&mut self, slot: u32, error: &ErrorFrame<'_>) {
         self.stats.errors_sent += 1;
         self.send_json(slot, |out| encode::write_error(out, error));
-    }
-
-    /// The first message of a `throng.v1` connection.
-    fn handle_opening(&mut self, now: Now, slot: u32, session: SessionIndex, decoded: &Decoded<'_>) {
-        let user = match decoded {
-            Ok(Envelope { command: Command::Connect { user, .. }, .. }) => user,
-            Ok(envelope) => {
-                self.send_error(
-                    slot,
-                    &ErrorFrame { seq: envelope.seq, id: envelope.id, ..ErrorFrame::new(ErrorCode::NotConnected) },
-                );
-                self.end_after_error(now, slot);
-                return;
-            }
-            Err(fault) => {
-                self.send_error(slot, &ErrorFrame::of(*fault));
-                self.end_after_error(now, slot);
-                return;
-            }
-        };
-        if let Some(name) = user {
-            let Some(user) = self.users.intern(&mut self.stats, name) else {
-                self.end_with_frame(now, slot, CloseReason::OverCapacity);
-                return;
-            };
-            let old = std::mem::replace(&mut self.sessions[session].user, user);
-            self.users.release(&mut self.stats, old);
-        }
-        self.connections[slot as usize].state = State::Open;
-        let id = self.session_id(session).0;
-        let limits = self.limits.clone();
-        self.send_json(slot, |out| {
-            encode::write_welcome(
-                out,
-                &Welcome {
-                    session: id,
-                    next_seq: 1,
-                    heartbeat_ms: limits.heartbeat_ms,
-                    timeout_ms: limits.timeout_ms,
-                    // Told once the server computes it from its admission rate.
-                    spread_ms: None,
-                    limits: &limits,
-                    features: FEATURES,
-                    server_time: now.wall,
-                },
-            );
-        });
-        self.arm_first_heartbeat(slot, now);
     }
 
     /// Ends a connection whose last word is the error that is queued already.
@@ -238,6 +186,7 @@ impl Shard {
             Err(fault) => {
                 self.begin(session, seq);
                 self.send_error(slot, &ErrorFrame::of(*fault));
+                self.note_final(session, seq, fault.code);
                 self.finish(session, seq);
                 return Took::Done;
             }
@@ -253,7 +202,9 @@ impl Shard {
                 let since = since.as_ref().map(position);
                 self.join(now, slot, session, seq, room, &Wish { since, watches: *presence, state: *state, latest: *latest })
             }
-            Command::LeaveRoom { room } => self.ask_member(now, slot, session, seq, id, room, What::Leave { answer: true }),
+            Command::LeaveRoom { room } => {
+                self.ask_member(now, slot, session, seq, id, room, What::Leave { answer: true, remembers: false })
+            }
             Command::Broadcast { room, data, key, echo } => {
                 let what = What::Publish { data, key: key.as_deref(), echo: *echo, volatile: unnumbered };
                 self.ask_member(now, slot, session, seq, id, room, what)
@@ -304,10 +255,18 @@ impl Shard {
         }
     }
 
+    /// Keeps what a numbered command was refused with, for a client that may not get to see it.
+    fn note_final(&mut self, session: SessionIndex, seq: Option<u64>, code: ErrorCode) {
+        if let Some(seq) = seq {
+            self.note_refusal(session, seq, code);
+        }
+    }
+
     /// Refuses a command finally.
     fn refuse_command(&mut self, slot: u32, session: SessionIndex, seq: Option<u64>, id: Option<&str>, code: ErrorCode) -> Took {
         self.begin(session, seq);
         self.send_error(slot, &ErrorFrame { seq, id, ..ErrorFrame::new(code) });
+        self.note_final(session, seq, code);
         self.finish(session, seq);
         Took::Done
     }
@@ -325,7 +284,7 @@ impl Shard {
     }
 
     /// The session's membership of a room, moved to the front of its list: the next command is likely for the same room.
-    fn membership_of(&mut self, session: SessionIndex, room: &str) -> Option<MembershipIndex> {
+    pub(crate) fn membership_of(&mut self, session: SessionIndex, room: &str) -> Option<MembershipIndex> {
         let local = self.find_local(room)?;
         let first = self.sessions[session].memberships;
         let (mut previous, mut at) = (MembershipIndex::NONE, first);
@@ -360,9 +319,18 @@ impl Shard {
                     // Whether it watches changes with the answer: a diff before the snapshot that it applies to is of no use.
                     membership
                 }
-                Stage::Joining | Stage::Leaving | Stage::Owed | Stage::Abandoned => return Took::Held(Wait::Decision),
+                Stage::Joining | Stage::Leaving | Stage::Dormant | Stage::Departing | Stage::Owed | Stage::Abandoned => {
+                    return Took::Held(Wait::Decision);
+                }
             },
             None => {
+                if self.has_unlisted(session) {
+                    // What it was a member of before its client came back is still to be left: this room may be among it.
+                    (0..self.lanes.len()).for_each(|home| self.send_owed(now, home));
+                    if self.has_unlisted(session) {
+                        return Took::Held(Wait::Decision);
+                    }
+                }
                 if usize::from(self.sessions[session].rooms) >= self.limits.rooms_per_connection_max {
                     return self.refuse_command(slot, session, seq, None, ErrorCode::TooManyRooms);
                 }
@@ -422,7 +390,9 @@ impl Shard {
         let record = self.memberships[membership];
         match record.stage {
             Stage::Joined => {}
-            Stage::Joining | Stage::Leaving | Stage::Owed | Stage::Abandoned => return Took::Held(Wait::Decision),
+            Stage::Joining | Stage::Leaving | Stage::Dormant | Stage::Departing | Stage::Owed | Stage::Abandoned => {
+                return Took::Held(Wait::Decision);
+            }
         }
         debug_assert!(record.presence != PresenceIndex::NONE);
         let home = usize::from(self.locals[record.room.0 as usize].home.0);
@@ -527,6 +497,11 @@ impl Shard {
                 return;
             }
         }
+        self.recharge_input(slot);
+        if self.connections[slot as usize].state == State::Opening {
+            // It waits for its rooms, and holds nothing.
+            return;
+        }
         let session = self.connections[slot as usize].session;
         if session.is_some() {
             self.drain_ready(now, slot, session);
@@ -540,7 +515,6 @@ impl Shard {
                 self.window_of(session).resumed(now.mono);
             }
             self.resume(slot);
-            self.recharge_input(slot);
         }
     }
 

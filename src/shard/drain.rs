@@ -48,6 +48,8 @@ impl Shard {
                 State::Opening | State::Open => self.end_with_frame(now, slot as u32, CloseReason::Drain),
                 // It is refused when its request is there.
                 State::Upgrading => {}
+                // It is told where it arrives.
+                State::Moving => {}
                 State::Free | State::Goodbye => {}
             }
         }

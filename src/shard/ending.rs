@@ -32,8 +32,7 @@ pub(crate) enum Goodbye {
 impl Shard {
     /// Ends a connection.
     pub(crate) fn end(&mut self, now: Now, slot: u32, reason: CloseReason, goodbye: Goodbye) {
-        let connection = &mut self.connections[slot as usize];
-        match connection.state {
+        match self.connections[slot as usize].state {
             State::Free => return,
             State::Goodbye => {
                 // It has ended already; only the socket is left.
@@ -42,8 +41,10 @@ impl Shard {
                 }
                 return;
             }
-            State::Upgrading | State::Opening | State::Open => {}
+            State::Moving if self.is_handed_over(slot) => return,
+            State::Upgrading | State::Opening | State::Moving | State::Open => {}
         }
+        let connection = &mut self.connections[slot as usize];
         connection.state = State::Goodbye;
         connection.reason = reason;
         let upgraded = connection.flags.has(Flags::UPGRADED);
@@ -51,6 +52,8 @@ impl Shard {
         self.count_end(upgraded, reason);
         // What it said and what could not be done yet is not done any more.
         self.drop_held(slot);
+        self.drop_move(slot);
+        self.drop_resuming(slot);
         self.stop_feeding(slot);
         if session.is_some() && !(is_planted(Bug::ResetSkipsCleanup) && reason == CloseReason::Reset) {
             self.end_session(now, session, reason);
@@ -214,7 +217,7 @@ impl Shard {
     /// Answers an upgrade request with an HTTP status and ends the connection.
     pub(crate) fn refuse(&mut self, now: Now, slot: u32, refusal: Refusal, status: u16, headers: &[(&str, &str)], body: &str) {
         self.stats.refusals[refusal as usize] += 1;
-        self.answer_http(slot, status, headers, body);
+        self.answer_http(slot, status, headers, body, true);
         let reason = match refusal {
             Refusal::Capacity | Refusal::Draining | Refusal::Memory => CloseReason::Refused,
             Refusal::Timeout => CloseReason::HandshakeTimeout,
@@ -228,10 +231,14 @@ impl Shard {
         self.end(now, slot, reason, Goodbye::Queued);
     }
 
-    pub(crate) fn answer_http(&mut self, slot: u32, status: u16, headers: &[(&str, &str)], body: &str) {
+    /// Sends a plain answer; without the body for HEAD, whose head is that of GET.
+    pub(crate) fn answer_http(&mut self, slot: u32, status: u16, headers: &[(&str, &str)], body: &str, with_body: bool) {
         let mut bytes = std::mem::take(&mut self.json);
         bytes.clear();
         crate::ws::http::write_response(&mut bytes, status, headers, body);
+        if !with_body {
+            bytes.truncate(bytes.len() - body.len());
+        }
         self.send_bytes(slot, &bytes);
         self.json = bytes;
     }

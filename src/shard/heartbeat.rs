@@ -65,7 +65,7 @@ impl Shard {
         match self.connections[slot as usize].state {
             State::Free => {}
             State::Upgrading => self.refuse(now, slot, Refusal::Timeout, 408, &[], "The request did not come in time.\n"),
-            State::Opening => self.end_with_frame(now, slot, CloseReason::HandshakeTimeout),
+            State::Opening | State::Moving => self.end_with_frame(now, slot, CloseReason::HandshakeTimeout),
             State::Goodbye => self.forget(slot),
             State::Open => self.judge_silence(now, slot),
         }
@@ -209,7 +209,7 @@ impl Shard {
         }
         self.due = due;
         self.expire_reorder(now);
-        self.expire_detached(now);
+        self.expire_absent(now);
         self.expire_history(now);
         self.expire_idle_rooms(now);
         self.audit_if_due(now);
@@ -223,7 +223,7 @@ impl Shard {
         [
             wheel,
             self.reorder_due(),
-            self.detached_due(),
+            self.absent_due(),
             self.history_due(),
             self.idle_due(),
             self.presence_due(),

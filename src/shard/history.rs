@@ -32,6 +32,8 @@ pub(crate) struct Publication {
     pub(crate) offset: u64,
     /// The session that published it.
     pub(crate) author: SessionId,
+    /// The command's number there; 0 if it had none.
+    pub(crate) seq: u64,
     /// When it was taken.
     pub(crate) at: Millis,
     /// Where its key stands in the frame, as JSON; empty if nothing supersedes it.
@@ -90,12 +92,20 @@ impl History {
     }
 }
 
+impl Publication {
+    /// Whether a session gets it: its own it knows, unless it asked for them.
+    pub(crate) fn is_for(&self, reader: SessionId) -> bool {
+        self.author != reader || self.echo
+    }
+}
+
 /// A publication as a room has just taken it.
 pub(crate) struct Taken {
     pub(crate) room: HomeIndex,
     pub(crate) frame: FrameIndex,
     pub(crate) offset: u64,
     pub(crate) author: SessionId,
+    pub(crate) seq: u64,
     pub(crate) echo: bool,
     pub(crate) head: usize,
     /// Where its key stands in the frame; empty if it has none.
@@ -123,7 +133,7 @@ impl Shard {
 
     /// Keeps a publication, and gives up what the bounds have no place for any more.
     pub(crate) fn keep(&mut self, now: Now, taken: Taken) {
-        let Taken { room, frame, offset, author, echo, head, key } = taken;
+        let Taken { room, frame, offset, author, seq, echo, head, key } = taken;
         let length = self.out.frames.length(frame);
         if self.limits.history_publications_max == 0 || length > self.limits.history_bytes_max {
             // A history with a hole is none: it begins anew behind this one.
@@ -148,6 +158,7 @@ impl Shard {
             frame,
             offset,
             author,
+            seq,
             at: now.mono,
             key,
             head: head as u8,

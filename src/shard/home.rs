@@ -8,7 +8,7 @@ use super::arena::{FrameIndex, HomeIndex, MembershipIndex, PresenceIndex};
 use super::history::{RoomHistory, Taken};
 use super::local::Pass;
 use super::mesh::{Ask, Consequence, LocalRef, Position, Roster, SessionId, What};
-use super::presence::Diff;
+use super::presence::{Diff, Presence};
 use super::seam::ShardId;
 use super::stats::MemoryUse;
 use crate::limits::ROOMS_IDLE_MAX;
@@ -17,6 +17,7 @@ use crate::protocol::ErrorCode;
 use crate::protocol::encode;
 use crate::protocol::id64::{ID64_BYTES, id64};
 use crate::time::{Millis, Now};
+use bytes::Bytes;
 
 /// Members of a room on one shard.
 #[derive(Clone, Copy, Debug)]
@@ -70,7 +71,7 @@ impl Shard {
             What::Join { room, user, state, watches, since, local } => {
                 self.take_join(now, ask, room, &Join { user, state, watches, since, local });
             }
-            What::Leave { answer } => self.take_leave(now, ask, answer),
+            What::Leave { answer, remembers } => self.take_leave(now, ask, answer, remembers),
             What::Publish { data, key, echo, volatile } => self.take_publish(now, ask, data, key, echo, volatile),
             What::SetState { state } => {
                 if let Some(presence) = self.presence_of(ask) {
@@ -81,7 +82,7 @@ impl Shard {
                 }
             }
             What::Question { id, cursor, limit } => self.take_question(now, ask, id, cursor, limit),
-            What::Read { cursor, hint } => self.take_read(now, ask, cursor, hint),
+            What::Read { cursor, hint, formerly } => self.take_read(now, ask, cursor, hint, formerly),
             What::History { id, since, limit } => self.take_history(now, ask, id, since, limit),
         }
     }
@@ -136,7 +137,7 @@ impl Shard {
         };
         let room = self.presences[presence].room;
         let home = &self.homes[room.0 as usize];
-        let recovery = self.recovery(room, join.since);
+        let recovery = self.recovery(room, join.since, ask.session);
         let (epoch, offset, version) = (home.epoch, home.offset, home.version);
         let roster = self.roster(room, join.watches);
         let consequence = Consequence::Joined {
@@ -154,20 +155,24 @@ impl Shard {
         self.emit(now, ask.session.shard(), consequence);
     }
 
-    fn take_leave(&mut self, now: Now, ask: &Ask<'_>, answer: bool) {
+    fn take_leave(&mut self, now: Now, ask: &Ask<'_>, answer: bool, remembers: bool) {
+        let mut left = Bytes::new();
         match self.presence_of(ask) {
             Some(presence) => {
                 let is_late = !answer && is_planted(Bug::LateLeaveRemovesOtherPresence);
                 let presence = if is_late { self.sibling_of(presence) } else { presence };
                 let room = self.presences[presence].room;
-                let watches = self.presences[presence].watches;
+                let Presence { watches, state, .. } = self.presences[presence];
+                if remembers && state.is_some() {
+                    left = Bytes::copy_from_slice(self.states[state.0 as usize].as_bytes());
+                }
                 self.remove_presence(now, presence);
                 self.discount_member(now, room, ask.session.shard(), watches);
             }
             None => self.stats.room_leave_failures += 1,
         }
         if answer {
-            let consequence = Consequence::Left { session: ask.session, membership: ask.membership, seq: ask.seq };
+            let consequence = Consequence::Left { session: ask.session, membership: ask.membership, seq: ask.seq, state: left };
             self.emit(now, ask.session.shard(), consequence);
         }
     }
@@ -206,7 +211,7 @@ impl Shard {
         if let Some(offset) = offset {
             let head = self.out.frames.length(frame) - json.len();
             let key = key_place.start + head..key_place.end + head;
-            self.keep(now, Taken { room, frame, offset, author: ask.session, echo, head, key });
+            self.keep(now, Taken { room, frame, offset, author: ask.session, seq: ask.seq, echo, head, key });
         }
         self.json = json;
         let except = (!echo).then_some((ask.session, ask.membership));

@@ -13,15 +13,15 @@ use super::arena::MembershipIndex;
 use super::connection::State;
 use super::frames::Matter;
 use super::home::anonymous_name;
-use super::local::{Pass, Stage};
+use super::local::{Membership, Pass, Stage};
 use super::mesh::{Ask, Body, Command, Consequence, LocalRef, MeshMessage, Roster, SessionId};
 use super::recovery::Recovery;
+use super::resume::{Resumed, members_of};
 use super::seam::{Key, Lane, LaneRoom, ShardId};
-use super::session::{NO_CONNECTION, Phase};
+use super::session::NO_CONNECTION;
 use crate::limits::{CONSEQUENCES_PER_COMMAND_MAX, PASSES_MAX};
 use crate::planted::{Bug, is_planted};
-use crate::protocol::encode::{self, Counts, ErrorFrame, LeftReason, Members, Presence, RoomJoined};
-use crate::protocol::id64::id64;
+use crate::protocol::encode::{self, ErrorFrame, LeftReason, Presence, RoomJoined};
 use crate::time::Now;
 use std::collections::VecDeque;
 
@@ -267,20 +267,28 @@ impl Shard {
             Consequence::Joined { .. } => self.apply_joined(now, consequence),
             Consequence::NotJoined { session, membership, seq, code } => {
                 let Some(index) = self.resolve_session(session) else { return };
-                match self.sessions[index].phase {
-                    Phase::Ending => self.drop_membership(membership),
-                    Phase::Attached | Phase::Detached => self.unlink_membership(membership),
+                if self.memberships[membership].feed.is_resuming() {
+                    self.lose_room(self.sessions[index].connection);
+                }
+                match self.memberships[membership].stage {
+                    Stage::Abandoned => self.drop_membership(membership),
+                    Stage::Joining | Stage::Joined | Stage::Leaving | Stage::Dormant | Stage::Departing | Stage::Owed => {
+                        self.unlink_membership(membership);
+                    }
                 }
                 self.conclude(session, seq, Some(code));
+                self.complete_resume(now, session);
             }
-            Consequence::Left { session, membership, seq } => {
+            Consequence::Left { session, membership, seq, state } => {
                 let Some(index) = self.resolve_session(session) else { return };
-                if self.sessions[index].phase == Phase::Ending {
+                if self.memberships[membership].stage == Stage::Departing {
+                    self.keep_dormant_state(membership, &state);
                     self.drop_membership(membership);
+                    self.conclude(session, seq, None);
                     return;
                 }
                 let slot = self.sessions[index].connection;
-                if slot != NO_CONNECTION {
+                if self.is_open(slot) {
                     let room = self.memberships[membership].room;
                     let mut json = std::mem::take(&mut self.json);
                     json.clear();
@@ -309,13 +317,18 @@ impl Shard {
             Consequence::Answer { session, frame } => {
                 let Some(index) = self.resolve_session(session) else { return };
                 let slot = self.sessions[index].connection;
-                if slot != NO_CONNECTION {
+                if self.is_open(slot) {
                     let frame = self.out.frames.adopt(&mut self.stats, frame);
                     self.push_frame(slot, frame);
                     self.release_frame(frame);
                 }
             }
         }
+    }
+
+    /// Whether a session's connection is there and may be told something: before its welcome it may not.
+    pub(crate) fn is_open(&self, slot: u32) -> bool {
+        slot != NO_CONNECTION && self.connections[slot as usize].state == State::Open
     }
 
     /// Begins the fan-out of a presence message to the watchers here. Takes over the caller's reference.
@@ -330,10 +343,10 @@ impl Shard {
     fn conclude(&mut self, session: SessionId, seq: u64, declined: Option<crate::protocol::ErrorCode>) {
         let Some(index) = self.resolve_session(session) else { return };
         let slot = self.sessions[index].connection;
-        if slot == NO_CONNECTION {
-            return;
+        if let (Some(code), true) = (declined, seq > 0) {
+            self.note_refusal(index, seq, code);
         }
-        if let Some(code) = declined {
+        if let (Some(code), true) = (declined, self.is_open(slot)) {
             self.send_error(slot, &ErrorFrame { seq: (seq > 0).then_some(seq), ..ErrorFrame::new(code) });
         }
         if seq > 0 {
@@ -352,17 +365,19 @@ impl Shard {
         // A first join's membership is there until this answer is handled. A repeated join's may be gone with its session, and its
         // place be another's.
         let Some(index) = self.resolve_session(session) else { return self.give_roster(roster) };
-        if self.memberships.get(membership).is_none_or(|record| record.session != index) {
-            return self.give_roster(roster);
-        }
-        let record = &mut self.memberships[membership];
+        let record = self.memberships.get(membership).copied().filter(|record| record.session == index);
+        // That of a repeated join, while the session asks again after its client came back: the answer to that is still to come.
+        let is_overtaken = |record: &Membership| record.stage == Stage::Joining && record.feed.is_resuming() && seq > 0;
+        let is_over = |record: &Membership| matches!(record.stage, Stage::Dormant | Stage::Owed | Stage::Departing);
+        let Some(record) = record.filter(|record| !is_overtaken(record) && !is_over(record)) else {
+            self.give_roster(roster);
+            return self.conclude(session, seq, None);
+        };
         let (stage, local) = (record.stage, record.room);
         let is_new = stage == Stage::Joining;
-        match stage {
-            Stage::Joining => record.stage = Stage::Joined,
-            // A repeated join, with its leave on the way or not: it is in the member list already.
-            Stage::Joined | Stage::Leaving | Stage::Abandoned => {}
-            Stage::Owed => return self.give_roster(roster),
+        let record = &mut self.memberships[membership];
+        if is_new {
+            record.stage = Stage::Joined;
         }
         record.presence = presence;
         self.locals[local.0 as usize].home_room = room;
@@ -373,36 +388,32 @@ impl Shard {
                 false => self.owe(membership),
             }
             self.give_roster(roster);
-            return;
+            return self.conclude(session, seq, None);
         }
         let slot = self.sessions[index].connection;
-        if slot == NO_CONNECTION {
+        if slot == NO_CONNECTION || self.connections[slot as usize].state == State::Opening {
+            if self.memberships[membership].feed.is_resuming() {
+                self.resume_room(slot, membership, &Resumed { epoch, offset, recovery, version, roster: &roster });
+            }
             self.give_roster(roster);
+            // A command of the session's may have asked for it, of which its client learns with the welcome.
+            self.conclude(session, seq, None);
+            self.complete_resume(now, session);
             return;
         }
-        debug_assert_eq!(self.connections[slot as usize].state, State::Open);
         let mut json = std::mem::take(&mut self.json);
         json.clear();
-        let cursor = match &roster {
-            Roster::Page { cursor, .. } => cursor.map(id64),
-            Roster::Unasked | Roster::Counts { .. } => None,
-        };
-        let members = match &roster {
-            Roster::Unasked => None,
-            Roster::Page { members, .. } => Some(Members::Page { members, cursor: cursor.as_ref().map(|cursor| &cursor[..]) }),
-            Roster::Counts { users, connections } => {
-                Some(Members::Counts(Counts { users: u64::from(*users), connections: u64::from(*connections) }))
-            }
-        };
+        let mut cursor = Default::default();
+        let members = members_of(&roster, &mut cursor);
         let joined = RoomJoined {
             room: self.locals[local.0 as usize].id.as_bytes(),
             seq: (seq > 0).then_some(seq),
             epoch,
             offset,
-            recovered: matches!(recovery, Recovery::From(_)),
+            recovered: matches!(recovery, Recovery::From { .. }),
             gap: match recovery {
                 Recovery::Gap(reason) => Some(reason),
-                Recovery::Unasked | Recovery::From(_) => None,
+                Recovery::Unasked | Recovery::From { .. } => None,
             },
             presence: members.map(|members| Presence { version, members }),
         };
@@ -418,7 +429,7 @@ impl Shard {
         if is_new {
             self.enter(membership);
             self.hasten_heartbeat(slot, now);
-            if let Recovery::From(cursor) = recovery
+            if let Recovery::From { cursor, .. } = recovery
                 && cursor < offset
             {
                 self.begin_behind(slot, membership, cursor);

@@ -27,8 +27,12 @@ pub(crate) enum Stage {
     Joining,
     /// The session is a member; while it has a connection, it is in the member list.
     Joined,
+    /// The session is away, and the home was told that it left: it joins again when it is resumed.
+    Dormant,
     /// The home was asked to end it, and the session waits for the answer.
     Leaving,
+    /// The home was asked to end it, and the session does not wait for the answer any more.
+    Departing,
     /// The session is gone; the leave waits for room in the lane to the home.
     Owed,
     /// The session is gone while the home was asked to join it: the leave is owed once the answer is there.
@@ -59,6 +63,8 @@ pub(crate) struct Feed(u8);
 impl Feed {
     const BEHIND: u8 = 1;
     const LATEST: u8 = 2;
+    const RESUMING: u8 = 4;
+    const REMEMBERED: u8 = 8;
 
     /// It is fed from its room's history.
     pub(crate) fn is_behind(self) -> bool {
@@ -67,6 +73,20 @@ impl Feed {
     /// It wants the newest of what supersedes one another (`mode` is `latest`).
     pub(crate) fn is_latest(self) -> bool {
         self.0 & Self::LATEST != 0
+    }
+    /// The home was asked, for a connection that resumes, what its client missed.
+    pub(crate) fn is_resuming(self) -> bool {
+        self.0 & Self::RESUMING != 0
+    }
+    pub(crate) fn set_resuming(&mut self, resuming: bool) {
+        self.set(Self::RESUMING, resuming);
+    }
+    /// It is over, and its session has another in its place, for when it is resumed.
+    pub(crate) fn is_remembered(self) -> bool {
+        self.0 & Self::REMEMBERED != 0
+    }
+    pub(crate) fn set_remembered(&mut self) {
+        self.set(Self::REMEMBERED, true);
     }
     fn set(&mut self, bit: u8, is_set: bool) {
         self.0 = self.0 & !bit | if is_set { bit } else { 0 };
@@ -461,6 +481,13 @@ impl Shard {
                         continue;
                     }
                     let connection = &self.connections[slot as usize];
+                    if connection.state == State::Opening {
+                        let is_lasting = pass.watchers_only || pass.offset > 0;
+                        if is_lasting && !self.say_behind_welcome(slot, pass.frame) {
+                            self.overflow(slot);
+                        }
+                        continue;
+                    }
                     if connection.state == State::Open && !connection.flags.has(Flags::OVERFLOWED) {
                         if pass.offset > 0 && !is_behind && self.lags(slot, member.membership, self.out.frames.length(pass.frame)) {
                             // Everything below this one it has had, or it was not for it.
@@ -529,6 +556,6 @@ impl Shard {
             && self
                 .connections
                 .get(session.connection as usize)
-                .is_some_and(|connection| connection.state == State::Open && connection.session == membership.session)
+                .is_some_and(|it| matches!(it.state, State::Opening | State::Open) && it.session == membership.session)
     }
 }

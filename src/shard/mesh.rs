@@ -70,6 +70,8 @@ pub(crate) enum What<'a> {
     },
     Leave {
         answer: bool,
+        /// The answer brings the presence state, for the session to have it again when it is resumed.
+        remembers: bool,
     },
     Publish {
         data: &'a str,
@@ -89,6 +91,8 @@ pub(crate) enum What<'a> {
     Read {
         cursor: u64,
         hint: PublicationIndex,
+        /// The session that the client had before: its publications are told with their numbers.
+        formerly: Option<SessionId>,
     },
     History {
         id: &'a str,
@@ -113,11 +117,11 @@ pub(crate) struct Command {
 #[derive(Clone, Copy, Debug)]
 enum Shape {
     Join { room: u16, user: Option<u16>, state: bool, watches: bool, since: Option<Position>, local: LocalRef },
-    Leave { answer: bool },
+    Leave { answer: bool, remembers: bool },
     Publish { key: Option<u16>, echo: bool, volatile: bool },
     SetState,
     Question { cursor: Option<u64>, limit: u32 },
-    Read { cursor: u64, hint: PublicationIndex },
+    Read { cursor: u64, hint: PublicationIndex, formerly: Option<SessionId> },
     History { since: Option<Position>, limit: u32 },
 }
 
@@ -135,13 +139,13 @@ impl Command {
                 },
                 [room, user.unwrap_or(""), state.unwrap_or("")],
             ),
-            What::Leave { answer } => (Shape::Leave { answer }, ["", "", ""]),
+            What::Leave { answer, remembers } => (Shape::Leave { answer, remembers }, ["", "", ""]),
             What::Publish { data, key, echo, volatile } => {
                 (Shape::Publish { key: key.map(|key| key.len() as u16), echo, volatile }, [key.unwrap_or(""), data, ""])
             }
             What::SetState { state } => (Shape::SetState, [state, "", ""]),
             What::Question { id, cursor, limit } => (Shape::Question { cursor, limit }, [id, "", ""]),
-            What::Read { cursor, hint } => (Shape::Read { cursor, hint }, ["", "", ""]),
+            What::Read { cursor, hint, formerly } => (Shape::Read { cursor, hint, formerly }, ["", "", ""]),
             What::History { id, since, limit } => (Shape::History { since, limit }, [id, "", ""]),
         };
         let text = if parts.iter().all(|part| part.is_empty()) {
@@ -160,14 +164,14 @@ impl Command {
                 let (name, rest) = rest.split_at(usize::from(user.unwrap_or(0)));
                 What::Join { room, user: user.map(|_| name), state: state.then_some(rest), watches, since, local }
             }
-            Shape::Leave { answer } => What::Leave { answer },
+            Shape::Leave { answer, remembers } => What::Leave { answer, remembers },
             Shape::Publish { key, echo, volatile } => {
                 let (name, data) = text.split_at(usize::from(key.unwrap_or(0)));
                 What::Publish { data, key: key.map(|_| name), echo, volatile }
             }
             Shape::SetState => What::SetState { state: text },
             Shape::Question { cursor, limit } => What::Question { id: text, cursor, limit },
-            Shape::Read { cursor, hint } => What::Read { cursor, hint },
+            Shape::Read { cursor, hint, formerly } => What::Read { cursor, hint, formerly },
             Shape::History { since, limit } => What::History { id: text, since, limit },
         };
         Ask { session: self.session, membership: self.membership, presence: self.presence, seq: self.seq, what }
@@ -205,23 +209,16 @@ pub(crate) enum Consequence {
         roster: Roster,
     },
     /// A join that the home declined.
-    NotJoined {
-        session: SessionId,
-        membership: MembershipIndex,
-        seq: u64,
-        code: ErrorCode,
-    },
+    NotJoined { session: SessionId, membership: MembershipIndex, seq: u64, code: ErrorCode },
     Left {
         session: SessionId,
         membership: MembershipIndex,
         seq: u64,
+        /// The presence state that it had, if that was asked for; else empty.
+        state: Bytes,
     },
     /// A command without an answer of its own took effect, or was declined with a code.
-    Decided {
-        session: SessionId,
-        seq: u64,
-        declined: Option<ErrorCode>,
-    },
+    Decided { session: SessionId, seq: u64, declined: Option<ErrorCode> },
     /// A publication for the members here, but for `except`'s membership.
     Published {
         local: LocalRef,
@@ -231,21 +228,11 @@ pub(crate) enum Consequence {
         except: Option<(SessionId, MembershipIndex)>,
     },
     /// What a read found.
-    Chunk {
-        session: SessionId,
-        membership: MembershipIndex,
-        chunk: Chunk,
-    },
+    Chunk { session: SessionId, membership: MembershipIndex, chunk: Chunk },
     /// Presence for the members here that watch it.
-    Presence {
-        local: LocalRef,
-        frame: Bytes,
-    },
+    Presence { local: LocalRef, frame: Bytes },
     /// A frame for one session.
-    Answer {
-        session: SessionId,
-        frame: Bytes,
-    },
+    Answer { session: SessionId, frame: Bytes },
 }
 
 /// A message between two shards.
@@ -269,9 +256,9 @@ impl MeshMessage {
                     frame.len()
                 }
                 Consequence::Chunk { chunk, .. } => chunk.frames.len(),
+                Consequence::Left { state, .. } => state.len(),
                 Consequence::Joined { roster: Roster::Unasked | Roster::Counts { .. }, .. }
                 | Consequence::NotJoined { .. }
-                | Consequence::Left { .. }
                 | Consequence::Decided { .. } => 0,
             },
         }

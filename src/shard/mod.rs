@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`seam`] | what crosses the border to the driver |
 //! | `receive` `upgrade` | bytes to messages; an accepted socket to an open connection |
+//! | `resume` `token` `moving` | the opening, and sessions that go on; what proves one; a connection whose session is on another shard |
 //! | `dispatch` | a message to a command: numbers, what is decided here, what waits |
 //! | `session` `local` | who speaks, its memberships; the members here, and fan-out to them |
 //! | `home` `presence` | a room where it is numbered; who is there, and who is told |
@@ -34,15 +35,18 @@ mod home;
 mod lanes;
 mod local;
 mod mesh;
+mod moving;
 mod outbound;
 mod presence;
 mod random;
 mod receive;
 mod recovery;
+mod resume;
 pub mod seam;
 mod session;
 pub mod stats;
 pub(crate) mod timer_wheel;
+mod token;
 mod upgrade;
 mod user;
 mod verify;
@@ -51,6 +55,7 @@ mod verify;
 mod tests;
 
 pub use mesh::MeshMessage;
+pub use moving::Baggage;
 pub use seam::{Action, Ended, Flow, Key, Lane, LaneRoom, Order, Received, ShardId, Source, Taken, Transmit};
 pub use stats::Stats;
 
@@ -69,13 +74,14 @@ use mesh::SessionId;
 use outbound::Outbound;
 use presence::Presence;
 use random::Random;
-use session::{PooledWindow, Session};
+use session::{Absence, Aside, PooledWindow, Session};
 use slab::Slab;
 use stats::MemoryUse;
 use std::cell::Cell;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::hash::BuildHasher;
 use timer_wheel::TimerWheel;
+use token::Tokens;
 use user::Users;
 
 /// Memberships that a shard has places for, per connection slot. Beyond: `error` `room_unavailable`.
@@ -101,6 +107,8 @@ pub struct ShardConfig {
     pub echo: bool,
     /// Seed of whatever is spread at random, and of the hash that gives rooms their homes: the same for all shards.
     pub seed: [u8; 32],
+    /// Key of the resume tokens: unguessable, and the same for all shards of the process and for no other.
+    pub secret: [u8; 32],
 }
 
 /// One core's share of the server. See [`seam`] for the order of calls.
@@ -137,12 +145,21 @@ pub struct Shard {
     free_windows: Vec<PooledWindow>,
     /// The fewest windows that lay unused since the pools were last trimmed.
     free_windows_idle: usize,
-    detached: VecDeque<(Millis, SessionId)>,
+    /// Sessions in their grace.
+    detached: VecDeque<Absence>,
+    /// Sessions that may be resumed.
+    resumables: VecDeque<Absence>,
+    asides: Slab<Aside>,
+    /// Presence states of sessions that are away, for when they are in their rooms again.
+    dormant_states: BTreeMap<MembershipIndex, Box<str>>,
     reorders: VecDeque<(Millis, SessionId)>,
     /// Slots whose session has something to acknowledge.
     acks: Vec<u32>,
     gaps: Vec<SessionId>,
     progressed: Vec<SessionId>,
+    /// Connections that are to be handed over and of which something is still on its way out.
+    movers: Vec<Key>,
+    tokens: Tokens,
     users: Users,
 
     memberships: Arena<MembershipIndex, Membership>,
@@ -189,13 +206,16 @@ pub struct Shard {
     slow: Vec<(u32, Key)>,
 }
 
+/// Streams of the seed that number the sessions, apart from those for jitter and epochs.
+const SESSIONS_STREAM: u64 = 1 << 32;
+
 impl Shard {
     /// A shard without connections.
     ///
     /// # Panics
     /// If the configuration is beyond [`SHARDS_MAX`] or [`SHARD_CONNECTIONS_MAX`].
     pub fn new(config: ShardConfig, now: Now) -> Shard {
-        let ShardConfig { id, shards, slots, limits, echo, seed } = config;
+        let ShardConfig { id, shards, slots, limits, echo, seed, secret } = config;
         assert!((1..=SHARDS_MAX).contains(&shards) && usize::from(id.0) < shards, "shards must be 1 to {SHARDS_MAX}");
         // Detached sessions have places of their own, as many as there may be connections.
         assert!(slots * 2 <= SHARD_CONNECTIONS_MAX, "a shard has at most {} slots", SHARD_CONNECTIONS_MAX / 2);
@@ -229,15 +249,21 @@ impl Shard {
             overflowed: Vec::new(),
             backlogged: 0,
             sessions: Arena::with_capacity(2 * slots),
-            session_generation: 0,
+            // Clients know their lost sessions by id: those of a server that starts anew must not be called like them.
+            session_generation: Random::new(&seed, SESSIONS_STREAM | u64::from(id.0)).next() as u32,
             windows: Slab::new(),
             free_windows: Vec::new(),
             free_windows_idle: 0,
             detached: VecDeque::new(),
+            resumables: VecDeque::new(),
+            asides: Slab::new(),
+            dormant_states: BTreeMap::new(),
             reorders: VecDeque::new(),
             acks: Vec::new(),
             gaps: Vec::new(),
             progressed: Vec::new(),
+            movers: Vec::new(),
+            tokens: Tokens::new(&secret),
             users: Users::with_capacity(2 * slots * shards.min(2), hasher),
             memberships: Arena::with_capacity(memberships),
             locals: Slab::new(),
@@ -314,6 +340,7 @@ impl Shard {
         self.run_passes();
         self.report_gaps();
         self.send_acks();
+        self.send_movers();
         self.end_overflowed(now);
         self.relieve_memory(now);
         self.stats.users = self.users.len() as u64;

@@ -133,6 +133,12 @@ impl Shard {
             return;
         }
         let is_echo = connection.flags.has(Flags::ECHO);
+        let is_answer = !matches!(event, Event::Close { .. });
+        if is_answer && connection.state == State::Open && connection.session.is_some() {
+            // Its client has got its welcome, and the token in it: the ones before are of no more use. A close frame says no such thing:
+            // it may have been sent because no welcome came.
+            self.sessions[connection.session].unconfirmed = 0;
+        }
         match event {
             Event::Text(text) if is_echo => self.echo(slot, Opcode::Text, text.as_bytes()),
             Event::Binary(bytes) if is_echo => self.echo(slot, Opcode::Binary, bytes),

@@ -10,13 +10,13 @@
 //! not above the head, and is an ordinary member once no such pass is left.
 //!
 //! If the history has overtaken a cursor, the client is told the one range of offsets that it lost (`gap`), and is fed from there
-//! on. A plain client does not know `gap`: it is closed with 4102.
+//! on. A plain client does not know `gap`: it is closed with 4102, as is everybody where gaps are declined.
 //!
 //! Invariants: a connection has at most one chunk asked or queued; a read never waits for the socket in the home; whoever is behind
 //! and not waiting for anything else has a place among the readers of a lane.
 
 use super::Shard;
-use super::arena::{HomeIndex, Index, LocalIndex, MembershipIndex, PublicationIndex, SessionIndex, StashIndex};
+use super::arena::{FrameIndex, HomeIndex, Index, LocalIndex, MembershipIndex, PublicationIndex, SessionIndex, StashIndex};
 use super::connection::{Flags, Queued, State};
 use super::frames::Matter;
 use super::local::{Membership, Stage};
@@ -38,7 +38,12 @@ pub(crate) enum Recovery {
     /// No position was given.
     Unasked,
     /// Everything after the position is there.
-    From(u64),
+    From {
+        /// The position.
+        cursor: u64,
+        /// Publications after it that are for the one who asks.
+        count: u32,
+    },
     /// Something was lost.
     Gap(GapReason),
 }
@@ -89,18 +94,29 @@ impl Shard {
     // ---- at the home ----------------------------------------------------------------------------------------------------
 
     /// What a position means in a room.
-    pub(crate) fn recovery(&self, room: HomeIndex, since: Option<Position>) -> Recovery {
+    ///
+    /// `reader` is who asks: what it published itself is not for it, unless it asked for that.
+    pub(crate) fn recovery(&self, room: HomeIndex, since: Option<Position>, reader: SessionId) -> Recovery {
         let home = &self.homes[room.0 as usize];
         match since {
             None => Recovery::Unasked,
             Some(Position { epoch, .. }) if epoch != Some(home.epoch) => Recovery::Gap(GapReason::EpochChanged),
-            Some(Position { offset, .. }) if offset >= home.history.lost && offset <= home.offset => Recovery::From(offset),
+            Some(Position { offset, .. }) if offset >= home.history.lost && offset <= home.offset => {
+                let mut count = 0;
+                let mut at = self.first_after(room, offset, PublicationIndex::NONE);
+                while at.is_some() {
+                    let publication = &self.history.publications[at.at()];
+                    count += u32::from(publication.is_for(reader));
+                    at = publication.newer_in_room;
+                }
+                Recovery::From { cursor: offset, count }
+            }
             Some(_) => Recovery::Gap(GapReason::Expired),
         }
     }
 
     /// Answers a read: the next chunk after a cursor.
-    pub(crate) fn take_read(&mut self, now: Now, ask: &Ask<'_>, cursor: u64, hint: PublicationIndex) {
+    pub(crate) fn take_read(&mut self, now: Now, ask: &Ask<'_>, cursor: u64, hint: PublicationIndex, formerly: Option<SessionId>) {
         // A session that has left in the meantime has no cursor any more.
         let Some(presence) = self.presence_of(ask) else { return };
         let room = self.presences[presence].room;
@@ -110,17 +126,23 @@ impl Shard {
         taken.clear();
         let (mut to, mut last, mut bytes) = (cursor.max(lost), PublicationIndex::NONE, 0);
         let mut at = self.first_after(room, to, hint);
+        let mut numbered = Vec::new();
         while at.is_some() {
             let publication = &self.history.publications[at.0 as usize];
-            // Its own it knows, unless it asked for them.
-            if publication.author != ask.session || publication.echo {
+            if publication.is_for(ask.session) {
                 let length = self.out.frames.length(publication.frame);
                 if !taken.is_empty() && bytes + length > RECOVERY_CHUNK_BYTES_MAX {
                     break;
                 }
-                taken.push(publication.frame);
-                bytes += length;
+                let is_its_own = formerly == Some(publication.author) && publication.seq > 0;
+                let frame = if is_its_own { self.numbered_frame(at) } else { publication.frame };
+                if is_its_own {
+                    numbered.push(frame);
+                }
+                taken.push(frame);
+                bytes += self.out.frames.length(frame);
             }
+            let publication = &self.history.publications[at.0 as usize];
             (to, last, at) = (publication.offset, at, publication.newer_in_room);
         }
         let is_head = at.is_none();
@@ -128,11 +150,24 @@ impl Shard {
             true => Bytes::new(),
             false => self.out.frames.gather(&taken, bytes, ask.session.shard() != self.id),
         };
+        numbered.into_iter().for_each(|frame| self.release_frame(frame));
         let count = taken.len() as u32;
         self.stats.recovered += u64::from(count);
         self.chunk = taken;
         let chunk = Chunk { frames, count, to: if is_head { head } else { to }, hint: last, lost, is_head };
         self.emit(now, ask.session.shard(), Consequence::Chunk { session: ask.session, membership: ask.membership, chunk });
+    }
+
+    /// A publication with its author's number of it, as a frame with one reference, the caller's.
+    fn numbered_frame(&mut self, index: PublicationIndex) -> FrameIndex {
+        let publication = &self.history.publications[index.at()];
+        let (frame, head, seq) = (publication.frame, usize::from(publication.head), publication.seq);
+        let mut json = std::mem::take(&mut self.json);
+        json.clear();
+        encode::write_numbered(&mut json, &self.out.frames.bytes(frame)[head..], seq);
+        let frame = self.text_frame(&json);
+        self.json = json;
+        frame
     }
 
     /// Answers the question what a room has kept.
@@ -144,7 +179,7 @@ impl Shard {
             None => encode::write_error(&mut json, &ErrorFrame { id, ..ErrorFrame::new(ErrorCode::NotJoined) }),
             Some(presence) => {
                 let room = self.presences[presence].room;
-                self.write_history(&mut json, room, id, since, limit.max(1));
+                self.write_history(&mut json, ask.session, room, id, since, limit.max(1));
             }
         }
         let frame = self.text_frame(&json);
@@ -155,11 +190,19 @@ impl Shard {
         self.decide(now, ask, None);
     }
 
-    fn write_history(&self, json: &mut Vec<u8>, room: HomeIndex, id: Option<&str>, since: Option<Position>, limit: u32) {
+    fn write_history(
+        &self,
+        json: &mut Vec<u8>,
+        reader: SessionId,
+        room: HomeIndex,
+        id: Option<&str>,
+        since: Option<Position>,
+        limit: u32,
+    ) {
         let home = &self.homes[room.0 as usize];
-        let (start, gap) = match self.recovery(room, since) {
+        let (start, gap) = match self.recovery(room, since, reader) {
             Recovery::Unasked => (home.history.lost, None),
-            Recovery::From(offset) => (offset, None),
+            Recovery::From { cursor, .. } => (cursor, None),
             Recovery::Gap(reason) => (home.history.lost, Some(reason)),
         };
         let id = id.map(str::as_bytes);
@@ -278,7 +321,7 @@ impl Shard {
     }
 
     /// The membership that a session has of a room.
-    fn find_membership(&self, session: SessionIndex, room: LocalIndex) -> Option<MembershipIndex> {
+    pub(crate) fn find_membership(&self, session: SessionIndex, room: LocalIndex) -> Option<MembershipIndex> {
         let mut at = self.sessions[session].memberships;
         while at.is_some() && self.memberships[at].room != room {
             at = self.memberships[at].next;
@@ -390,7 +433,8 @@ impl Shard {
             };
             self.stashes[stash].reading = Reading::Asked;
             let record = self.memberships[behind.membership];
-            let what = What::Read { cursor: behind.cursor, hint: behind.hint };
+            let formerly = self.aside(record.session).and_then(|aside| aside.formerly);
+            let what = What::Read { cursor: behind.cursor, hint: behind.hint, formerly };
             let session = self.session_id(record.session);
             let ask = Ask { session, membership: behind.membership, presence: record.presence, seq: 0, what };
             self.command(now, home, &ask);
@@ -413,7 +457,7 @@ impl Shard {
         stash.behind.rotate_left(place + 1);
         // Offsets that a `latest` member does not get are superseded, which is no loss.
         if lost > 0 && !self.memberships[membership].feed.is_latest() {
-            if self.connections[slot as usize].dialect() == Dialect::Plain {
+            if self.limits.gaps_declined || self.connections[slot as usize].dialect() == Dialect::Plain {
                 self.out.frames.pool.give(frames);
                 self.end_with_frame(now, slot, CloseReason::SlowConsumer);
                 return;

@@ -111,6 +111,12 @@ pub enum Action {
     AwaitWritable(Key),
     /// Hand over what was kept, then receive again.
     Resume(Key),
+    /// Give the socket to another shard, with the bytes that were received and not consumed. The connection is paused and nothing of
+    /// it is on its way out. Say [`Shard::take_baggage`](super::Shard::take_baggage) once the other shard has the socket, or
+    /// [`Shard::handle_stayed`](super::Shard::handle_stayed) if it has no place for it; one of them, whatever happens to the peer
+    /// meanwhile, and nothing else of this key. The other shard is told by
+    /// [`Shard::handle_adopted`](super::Shard::handle_adopted).
+    HandOver(Key, ShardId),
 }
 
 impl Action {
@@ -122,7 +128,8 @@ impl Action {
             | Action::Probe(key)
             | Action::Measure(key)
             | Action::AwaitWritable(key)
-            | Action::Resume(key) => key,
+            | Action::Resume(key)
+            | Action::HandOver(key, _) => key,
         }
     }
 }

@@ -165,6 +165,22 @@ pub struct Stats {
     pub lagging: u64,
     /// Counter: `gap` frames sent: a history had overtaken a member.
     pub gaps_sent: u64,
+    /// Counter: sessions that went on over a new connection.
+    pub sessions_resumed: u64,
+    /// Counter: resumes that named no session that could go on: expired, unknown, forged, or of another user.
+    pub resumes_failed: u64,
+    /// Counter: of the resumed sessions, those whose old connection was still open.
+    pub taken_over: u64,
+    /// Gauge: sessions without a connection that may be resumed.
+    pub sessions_resumable: u64,
+    /// Counter: sessions without a connection that gave way before their time, because there were more than there are places for.
+    pub resumables_evicted: u64,
+    /// Counter: connections given to the shard that has their session.
+    pub handed_over: u64,
+    /// Counter: connections taken from other shards.
+    pub adopted: u64,
+    /// Counter: connections that the other shard had no place for.
+    pub not_handed_over: u64,
     /// Counter: publications that were read from a history for a member.
     pub recovered: u64,
     /// Gauge: rooms with a member on this shard.

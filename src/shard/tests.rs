@@ -15,6 +15,7 @@ mod pausing;
 mod presence;
 mod recovery;
 mod refusing;
+mod resuming;
 mod rooms;
 mod sending;
 mod sequence;

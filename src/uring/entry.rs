@@ -35,6 +35,9 @@ pub enum SocketOption {
 /// The command of `IORING_OP_URING_CMD` on a socket, from the kernel's `io_uring.h`.
 const SOCKET_URING_OP_SIOCOUTQ: u32 = 1;
 
+/// The flag of a message to another ring that makes no completion there, from the kernel's `io_uring.h`.
+const IORING_MSG_RING_CQE_SKIP: u32 = 1;
+
 /// Where peeks put a byte that nobody reads. All rings share it; atomic, because the kernel writes to it.
 static PEEKED: AtomicU8 = AtomicU8::new(0);
 static ONE: libc::c_int = 1;
@@ -99,6 +102,18 @@ impl Entry {
     pub fn doorbell(ring: RawFd, index: u32) -> Entry {
         let data = UserData::new(Op::Doorbell, index, 0);
         Entry::named(opcode::MsgRingData::new(Fd(ring), 0, data.bits(), None).build(), data).silent()
+    }
+    /// Gives the file of a slot to the ring with descriptor `ring`, into any free slot there. Completes with the number of that
+    /// slot, or with an error (`ENFILE`: no slot is free); the other ring is told nothing. Both slots then name one file, and each
+    /// is closed by its own ring. What is armed on this slot goes on working for this ring, and takes what arrives: see that no
+    /// receive is. Linux 6.3.
+    ///
+    /// A completion in the other ring could be lost for want of memory with the file already there (`io_msg_install_complete`); so
+    /// there is none, and who gives the file says so itself.
+    pub fn send_fd(slot: u32, generation: u32, ring: RawFd) -> Entry {
+        let give = opcode::MsgRingSendFd::new(Fd(ring), Fixed(slot), DestinationSlot::auto_target(), 0);
+        let entry = give.opcode_flags(IORING_MSG_RING_CQE_SKIP).build();
+        Entry::named(entry, UserData::new(Op::SendFd, slot, generation))
     }
     /// Completes with `more` each time that the eventfd is written to.
     pub(super) fn wake(eventfd: BorrowedFd<'_>) -> Entry {

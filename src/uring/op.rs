@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-/// What an operation is. 4 bits of the user data.
+/// What an operation is. 5 bits of the user data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Op {
@@ -40,13 +40,15 @@ pub enum Op {
     Connect = 13,
     /// Shutdown of a socket.
     Shutdown = 14,
+    /// Gift of a slot's file to another ring.
+    SendFd = 15,
     /// A user data that this process never made.
-    Unknown = 15,
+    Unknown = 16,
 }
 
 impl Op {
     /// Every operation, in discriminant order.
-    pub const ALL: [Op; 16] = [
+    pub const ALL: [Op; 17] = [
         Op::Accept,
         Op::Receive,
         Op::Send,
@@ -62,6 +64,7 @@ impl Op {
         Op::Bind,
         Op::Connect,
         Op::Shutdown,
+        Op::SendFd,
         Op::Unknown,
     ];
 }
@@ -71,7 +74,7 @@ pub const GENERATION_BITS: u32 = 24;
 /// The largest generation; the next one is 0.
 pub const GENERATION_MAX: u32 = (1 << GENERATION_BITS) - 1;
 
-/// The 64 bits that name an operation: 4 unused, 4 of [`Op`], 24 of generation, 32 of index.
+/// The 64 bits that name an operation: 3 unused, 5 of [`Op`], 24 of generation, 32 of index.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct UserData(u64);
 
@@ -82,7 +85,8 @@ impl UserData {
     }
     /// What was started.
     pub const fn op(self) -> Op {
-        Op::ALL[(self.0 >> 56 & 15) as usize]
+        let place = (self.0 >> 56 & 31) as usize;
+        if place < Op::ALL.len() { Op::ALL[place] } else { Op::Unknown }
     }
     /// The slot, or what else the operation is counted by.
     pub const fn index(self) -> u32 {
@@ -162,7 +166,7 @@ mod tests {
 
     #[test]
     fn any_bits_decode_without_a_panic() {
-        for bits in [0, u64::MAX, 1 << 63, 0x0f00_0000_0000_0000] {
+        for bits in [0, u64::MAX, 1 << 63, 0x0f00_0000_0000_0000, 0x1100_0000_0000_0000] {
             let _ = UserData::from_bits(bits).op();
         }
     }

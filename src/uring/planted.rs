@@ -44,12 +44,22 @@ pub(crate) enum Bug {
     WakeNotArmedAgain,
     /// Accepting is not begun again after an error of the machine.
     AcceptNotArmedAgain,
+    /// A connection is given to another shard while its receive is in flight.
+    MovedWithItsReceive,
+    /// What a connection has not read stays behind when it goes to another shard.
+    UnreadLeftBehind,
+    /// The slot of a connection that has gone to another shard is not closed.
+    GivenSlotKept,
+    /// A shard that sleeps is not told that a connection has come.
+    ArrivalNotAnnounced,
+    /// A connection that arrives where there is no place for it counts for ever.
+    RefusedArrivalCounted,
 }
 
 impl Bug {
     /// Every bug.
     #[cfg(test)]
-    pub(crate) const ALL: [Bug; 19] = [
+    pub(crate) const ALL: [Bug; 24] = [
         Bug::StaleGenerationAccepted,
         Bug::BufferRecycledTwice,
         Bug::StaleBufferKept,
@@ -69,6 +79,11 @@ impl Bug {
         Bug::DoorbellLost,
         Bug::WakeNotArmedAgain,
         Bug::AcceptNotArmedAgain,
+        Bug::MovedWithItsReceive,
+        Bug::UnreadLeftBehind,
+        Bug::GivenSlotKept,
+        Bug::ArrivalNotAnnounced,
+        Bug::RefusedArrivalCounted,
     ];
 }
 

@@ -223,6 +223,70 @@ fn a_doorbell_rings_in_another_ring() {
     assert_eq!(other.join().unwrap(), 42);
 }
 
+/// A thread with a ring of its own and this many slots: hands out its descriptor, works when told the slot of a file that it was
+/// given (it sends `hello` on it and receives five bytes), and keeps what is in its table until told to end.
+fn adopting_ring(slots: u32) -> (std::os::fd::RawFd, std::sync::mpsc::Sender<u32>, std::thread::JoinHandle<Vec<Vec<u8>>>) {
+    let (sender, descriptor) = std::sync::mpsc::channel();
+    let (told, slots_told) = std::sync::mpsc::channel::<u32>();
+    let thread = std::thread::spawn(move || {
+        let config = RingConfig { slots, ..config(BuffersConfig { count: 4, bytes: 4096 }, true) };
+        let mut ring = Ring::new(config).unwrap();
+        ring.enable().unwrap();
+        let waker = Waker::new().unwrap();
+        push(&mut ring, waker.entry());
+        ring.enter([], Wait::Poll).unwrap();
+        sender.send(ring.descriptor()).unwrap();
+        let mut all = Vec::new();
+        // The kernel installs the file on this thread whatever it does: it need not be in the ring.
+        while let Ok(slot) = slots_told.recv() {
+            ring.enter([Send { slot, ticket: 0, bytes: b"hello" }], Wait::Poll).unwrap();
+            push(&mut ring, Entry::receive(slot, 0));
+            all.push(receive(&mut ring, slot, 5));
+        }
+        all
+    });
+    (descriptor.recv().unwrap(), told, thread)
+}
+
+#[test]
+fn a_connection_that_is_given_to_another_ring_is_used_there_and_outlives_the_first_slot() {
+    let mut ring = ring();
+    let (_listener, mut client, slot) = connection(&mut ring);
+    let (other, told, thread) = adopting_ring(8);
+    push(&mut ring, Entry::send_fd(slot, 3, other));
+    let given = await_op(&mut ring, Op::SendFd);
+    assert!((0..8).contains(&given.result), "{given:?}");
+    assert_eq!((given.data.index(), given.data.generation()), (slot, 3));
+    push(&mut ring, Entry::close(slot, 3));
+    ring.enter([], Wait::Poll).unwrap();
+    client.write_all(b"world").unwrap();
+    told.send(given.result as u32).unwrap();
+    let mut greeting = [0; 5];
+    client.read_exact(&mut greeting).unwrap();
+    drop(told);
+    assert_eq!((&greeting, thread.join().unwrap()), (b"hello", vec![b"world".to_vec()]));
+    // The other ring has gone, and its slot with it: that was the last reference.
+    assert_eq!(client.read(&mut [0]).unwrap(), 0);
+}
+
+#[test]
+fn a_ring_without_a_free_slot_takes_no_connection_and_the_giver_keeps_it() {
+    let mut ring = ring();
+    let (other, told, thread) = adopting_ring(1);
+    let (_first, _client, taken) = connection(&mut ring);
+    push(&mut ring, Entry::send_fd(taken, 0, other));
+    assert_eq!(await_op(&mut ring, Op::SendFd).result, 0);
+    push(&mut ring, Entry::cancel(Entry::accept_data()));
+    let (_listener, mut client, slot) = connection(&mut ring);
+    push(&mut ring, Entry::send_fd(slot, 0, other));
+    assert_eq!(await_op(&mut ring, Op::SendFd).result, -libc::ENFILE);
+    ring.enter([Send { slot, ticket: 0, bytes: b"still" }], Wait::Poll).unwrap();
+    let mut still = [0; 5];
+    client.read_exact(&mut still).unwrap();
+    drop(told);
+    assert_eq!((&still, thread.join().unwrap()), (b"still", vec![]));
+}
+
 #[test]
 fn a_waker_wakes_more_than_once() {
     let mut ring = ring();

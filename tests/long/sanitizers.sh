@@ -33,7 +33,7 @@ address() { # LOG ARGUMENT...
 # What is found of planted bugs says nothing more here.
 address address-unit --lib -- uring:: driver:: --skip each_planted
 unit=$count
-address address-server --test echo --test rooms --test presence --test hostile --test drain
+address address-server --test echo --test rooms --test presence --test hostile --test drain --test resume
 server=$((count - unit))
 
 binary=$(cargo test --lib --no-run --message-format=json 2>"$work/memcheck.log" | sed -n 's/.*"executable":"\([^"]*throng-[^"]*\)".*/\1/p' | tail -n 1)

@@ -34,6 +34,21 @@ fn no_more_are_in_than_may_be_and_whoever_leaves_makes_room() {
 }
 
 #[test]
+fn whoever_shuts_an_empty_house_finds_nobody_in_it_afterwards() {
+    check(|| {
+        let admission = Arc::new(Admission::new(2));
+        let other = {
+            let admission = Arc::clone(&admission);
+            thread::spawn(move || admission.admit())
+        };
+        let is_shut = admission.shut_if_empty();
+        let is_in = other.join().unwrap();
+        assert!(is_shut != is_in, "one of the two comes first");
+        assert_eq!(admission.admit(), is_in, "a place is left, or the house is shut");
+    });
+}
+
+#[test]
 fn the_last_shard_that_finishes_wakes_all_and_all_see_it() {
     check(|| {
         let finish = Arc::new(Finish::new(2));

@@ -137,6 +137,37 @@ fn two_ring_at_one() {
     ringers.into_iter().for_each(|ringer| ringer.join().unwrap());
 }
 
+/// A shard that sleeps, and one that puts a thing into its mailbox and announces it. The sleeper looks there once more, or does not.
+fn announce_to_a_sleeper(looks_again: bool) {
+    let mut meshes = lanes::<Counter>(2, 1);
+    let machine = Machine::new(2);
+    let (mut sleeper, mut giver) = (meshes.pop().unwrap(), meshes.pop().unwrap());
+    let (sender, mailbox) = crate::shim::bounded::<u64>(1);
+    let other = {
+        let machine = Arc::clone(&machine);
+        loom::thread::spawn(move || {
+            assert!(sender.try_send(7).is_ok());
+            giver.announce(ShardId(1));
+            giver.ring_doorbells(&machine.doors, |peer, _| machine.rings[usize::from(peer.0)].complete());
+        })
+    };
+    let mut core = Counter { peer: ShardId(0), ..Counter::default() };
+    loop {
+        if let Ok(thing) = mailbox.try_recv() {
+            assert_eq!(thing, 7);
+            break;
+        }
+        sleeper.tell_room(&mut core);
+        if sleeper.may_sleep(&core, &machine.doors, || looks_again && !mailbox.is_empty()) {
+            machine.rings[1].wait();
+            sleeper.wake(&machine.doors);
+        } else {
+            loom::thread::yield_now();
+        }
+    }
+    other.join().unwrap();
+}
+
 /// Whether an exchange fails with a fault planted.
 fn fails_with(fault: Fault, places: usize, counts: [u64; 2]) -> bool {
     plant(Some(fault));
@@ -168,6 +199,16 @@ fn two_shards_that_send_and_sleep_both_end() {
 #[test]
 fn a_sleeper_hears_of_the_messages_of_two_shards() {
     check_with(2, two_ring_at_one);
+}
+
+#[test]
+fn a_sleeper_hears_of_what_is_announced_beside_the_lanes() {
+    check(|| announce_to_a_sleeper(true));
+}
+
+#[test]
+fn without_a_second_look_at_the_mailbox_a_wakeup_is_lost() {
+    assert!(fails(|| announce_to_a_sleeper(false)));
 }
 
 #[test]

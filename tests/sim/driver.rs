@@ -497,6 +497,34 @@ impl World<'_> {
             Action::Measure(_) => driver.measures.push(key),
             Action::AwaitWritable(_) => socket.awaits_writable = true,
             Action::Resume(_) => driver.resumes.push(key),
+            Action::HandOver(_, to) => self.hand_over(shard, id, usize::from(to.0)),
+        }
+    }
+
+    /// Gives a socket to another shard, unless that has no slot for it.
+    fn hand_over(&mut self, from: usize, id: usize, to: usize) {
+        let old = self.sockets[id].key;
+        check!(self.sockets[id].paused, "hand-over", "socket {id} is not paused");
+        check!(!self.sockets[id].end_told, "hand-over", "the end of socket {id} was told");
+        let Some(new) = self.drivers[to].open(id) else {
+            self.drivers[from].shard.handle_stayed(self.now, old);
+            return;
+        };
+        let Some(baggage) = self.drivers[from].shard.take_baggage(old) else {
+            fail!("hand-over", "socket {id} has no baggage");
+        };
+        self.drivers[from].slots[old.slot as usize] = None;
+        let socket = &mut self.sockets[id];
+        (socket.shard, socket.key) = (to, new);
+        socket.awaits_writable = false;
+        socket.hung_up = None;
+        let flow = self.drivers[to].shard.handle_adopted(self.now, new, &baggage, socket.admitted);
+        socket.paused = flow == Flow::Pause;
+        if !socket.paused {
+            let mut stash = std::mem::take(&mut socket.stash);
+            if !stash.is_empty() {
+                self.feed(id, &mut stash);
+            }
         }
     }
 }

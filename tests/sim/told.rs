@@ -113,6 +113,10 @@ impl World<'_> {
             Event::State(State::Closed(cause)) => {
                 check!(self.clients[client].is_closed, "closed", "client {client} gave up by itself: {cause:?}");
             }
+            Event::State(State::Connected { resumed: true }) => {
+                // It is fed from histories, and others may publish more in the meantime than a small one keeps.
+                self.clients[client].may_lag |= self.shape.limits.history_publications_max < crate::hear::SMALL_HISTORY;
+            }
             Event::State(_) => {}
             Event::Joined { room, epoch, offset, recovery } => {
                 let room = self.room_of(&room);

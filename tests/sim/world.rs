@@ -96,7 +96,7 @@ impl<'plan> World<'plan> {
         seed[..8].copy_from_slice(&plan.seed.to_le_bytes());
         let drivers = (0..shards).map(|id| {
             let limits = shape.limits.clone();
-            let config = ShardConfig { id: ShardId(id as u16), shards, slots: SLOTS, limits, echo: false, seed };
+            let config = ShardConfig { id: ShardId(id as u16), shards, slots: SLOTS, limits, echo: false, seed, secret: seed };
             Driver::new(Shard::new(config, now), SLOTS)
         });
         World {

@@ -39,6 +39,7 @@ impl Worker {
             | Op::Doorbell
             | Op::Wake
             | Op::Shutdown
+            | Op::SendFd
             | Op::Unknown => {}
         }
         Ok(())

@@ -286,6 +286,8 @@ keys! {
         "How long a publication is kept, and a room's numbering after its last member";
     "history-memory" Kind::Size(0, 1 << 50), auto, rare, [bounds.history_memory_bytes_max] as optional_size,
         "Memory of all histories (auto: a quarter of the flexible memory); above, the oldest publications go";
+    "decline-gaps" Kind::Switch, plain, rare, [bounds.gaps_declined] as switch,
+        "Close a member for which something is lost because it was slow with 4102, rather than tell it the gap";
     "heartbeat" Kind::Duration(1_000, HOUR_MS), plain, rare, [bounds.heartbeat_ms] as duration,
         "Silence after which a connection in a room is pinged";
     "heartbeat-idle" Kind::Duration(1_000, HOUR_MS), plain, rare, [bounds.heartbeat_idle_ms] as duration,
@@ -294,6 +296,8 @@ keys! {
         "Time in which a ping must be answered";
     "presence-grace" Kind::Duration(0, HOUR_MS), plain, rare, [bounds.presence_grace_ms] as duration,
         "How long the presence of a connection that broke off stays";
+    "resume-ttl" Kind::Duration(0, 24 * HOUR_MS), plain, common, [bounds.resume_ttl_ms] as duration,
+        "How long a session whose connection broke off waits for its client; 0: not at all";
     "reorder-age" Kind::Duration(100, 60_000), plain, rare, [bounds.reorder_age_ms] as duration,
         "How long a command waits for an earlier seq";
     "handshake-deadline" Kind::Duration(500, 300_000), plain, rare, [bounds.handshake_deadline_ms] as duration,

@@ -9,6 +9,7 @@
 //! its deadline, so a doorbell that is missing shows as work that is never done.
 
 mod peer;
+mod session;
 
 #[cfg(test)]
 mod tests;
@@ -17,14 +18,16 @@ use super::clock::{Clock, Micros};
 use super::commons::{Admission, Finish, Published};
 use super::event_loop::{EventLoop, Parts};
 use super::host::Host;
+use super::moves::Arrival;
 use super::plan::Plan;
-use super::{Mail, ORDERS_MAX, Post, Shared, mesh};
+use super::{Mail, Post, Shared, mesh};
+use crate::close::CloseReason;
 use crate::limits::{CONSEQUENCES_PER_COMMAND_MAX, Limits, REFUSALS_IN_FLIGHT_MAX};
 use crate::shard::{Order, ShardId};
 use crate::time::{Millis, Now, WallMillis};
 use crate::uring::double::{Choices, DoubleIo, Faults, Leftovers, Machine};
-use crate::uring::{BuffersConfig, RingConfig, Wait, Waker};
-use crossbeam_channel::{Receiver, bounded};
+use crate::uring::{BuffersConfig, RingConfig, Wait};
+use crossbeam_channel::Receiver;
 use peer::{Kind, Peer};
 use std::fs::File;
 use std::io;
@@ -34,6 +37,10 @@ use std::sync::Arc;
 const PEERS_MAX: usize = 12;
 /// Connections that are let in, so that some are refused.
 const CONNECTIONS_MAX: usize = 8;
+/// Connections of one of two shards, so that some find none where their session is.
+const SHARE_MAX: usize = 5;
+/// Time for which sessions and what they know of their rooms are kept, in ms: longer than any run.
+const SESSION_KEPT_MS: u64 = 24 * 3_600 * 1_000;
 /// Turns in which everything that is due without time going on must have happened.
 const TURNS_MAX: usize = 100_000;
 /// Turns from one look at whether the core's tables add up to the next.
@@ -62,6 +69,12 @@ pub struct Seen {
     pub stale: u64,
     /// Submissions in the middle of a turn.
     pub early_submits: u64,
+    /// Sessions that went on over a new connection.
+    pub resumed: u64,
+    /// Connections that went to another shard.
+    pub handed_over: u64,
+    /// Connections that could not, or found no place there.
+    pub sent_away: u64,
     /// What the kernel did of the rarer things.
     pub faults: Faults,
 }
@@ -124,11 +137,11 @@ struct Run {
 impl Run {
     fn new(choices: Choices) -> Run {
         let machine = Machine::new(choices);
-        let shards = 1 + machine.pick(2);
+        let shards = [1, 2, 2][machine.pick(3)];
         let sizes = RingConfig {
             submissions: 8 << machine.pick(4),
             completions: 4 << machine.pick(6),
-            slots: (REFUSALS_IN_FLIGHT_MAX + CONNECTIONS_MAX) as u32,
+            slots: (REFUSALS_IN_FLIGHT_MAX + if shards == 1 { CONNECTIONS_MAX } else { SHARE_MAX }) as u32,
             buffers: BuffersConfig { count: 1 << machine.pick(4), bytes: 64 << machine.pick(6) },
             incremental: machine.pick(3) > 0,
         };
@@ -136,6 +149,8 @@ impl Run {
             connections_max: CONNECTIONS_MAX,
             message_bytes_max: 4_096,
             send_queue_bytes_max: 16_384,
+            resume_ttl_ms: SESSION_KEPT_MS,
+            presence_grace_ms: SESSION_KEPT_MS,
             lane_places: Some(CONSEQUENCES_PER_COMMAND_MAX << machine.pick(4)),
             ..Limits::default()
         };
@@ -143,7 +158,7 @@ impl Run {
             Plan { shards, connections_max: CONNECTIONS_MAX, slots: sizes.slots as usize, lane_places: limits.lane_places(shards) };
         let (shared, mailboxes) = shared(plan);
         let meshes = mesh::lanes(shards, plan.lane_places).into_iter().zip(mailboxes);
-        let seats = meshes.enumerate().map(|(index, (mesh, mailbox))| {
+        let seats = meshes.enumerate().map(|(index, (mesh, (mailbox, arrivals)))| {
             let parts = Parts {
                 id: ShardId(index as u16),
                 shared: Arc::clone(&shared),
@@ -151,7 +166,9 @@ impl Run {
                 // The double accepts from a backlog of its own; what is passed need only be a descriptor.
                 listener: File::open("/dev/null").expect("there is a null device").into(),
                 mailbox,
+                arrivals,
                 seed: [7; 32],
+                secret: [7; 32],
                 limits: limits.clone(),
                 echo: true,
                 ring: sizes,
@@ -177,7 +194,8 @@ impl Run {
                     }
                 }
                 7 if self.peers.len() < PEERS_MAX => {
-                    let kind = [Kind::Echo, Kind::Echo, Kind::Room, Kind::Garbage][self.machine.pick(4)];
+                    let kind =
+                        [Kind::Echo, Kind::Echo, Kind::Room, Kind::Garbage, Kind::Session, Kind::Session][self.machine.pick(6)];
                     let ring = self.machine.pick(self.seats.len());
                     self.peers.push(Peer::connect(&self.machine, ring, kind, self.peers.len()));
                 }
@@ -188,7 +206,7 @@ impl Run {
                 _ if self.peers.is_empty() => {}
                 _ => {
                     let index = self.machine.pick(self.peers.len());
-                    self.peers[index].act(&self.machine, &mut self.seen);
+                    self.peers[index].act(&self.machine, self.seats.len(), &mut self.seen);
                 }
             }
         }
@@ -284,6 +302,8 @@ impl Run {
         self.seen.stale += stats.stale;
         self.seen.early_submits += stats.early_submits;
         let stats = event_loop.shard.stats();
+        self.seen.handed_over += stats.handed_over;
+        self.seen.sent_away += stats.closes[CloseReason::OverCapacity as usize];
         assert_eq!((stats.connections_active, stats.orphaned_subscriptions), (0, 0), "connections of shard {index}'s core");
         // One more submission offers what the last completions have used up.
         event_loop.ring.enter([], Wait::Poll).expect("the double refuses nothing for good");
@@ -297,13 +317,13 @@ impl Run {
     }
 }
 
-fn shared(plan: Plan) -> (Arc<Shared>, Vec<Receiver<Mail>>) {
+fn shared(plan: Plan) -> (Arc<Shared>, Vec<(Receiver<Mail>, Receiver<Arrival>)>) {
     let mut posts = Vec::new();
     let mut mailboxes = Vec::new();
     for _ in 0..plan.shards {
-        let (mail, mailbox) = bounded(ORDERS_MAX);
-        posts.push(Post { mail, waker: Waker::new().expect("there is a descriptor") });
-        mailboxes.push(mailbox);
+        let (post, mailbox, arrivals) = Post::new().expect("there is a descriptor");
+        posts.push(post);
+        mailboxes.push((mailbox, arrivals));
     }
     let shared = Shared {
         clock: Clock::start(),

@@ -4,17 +4,19 @@
 //! unchanged; of another member's publications each, in order, once.
 
 use super::Seen;
+use super::session::Session;
 use crate::uring::double::{Machine, SocketId};
 use std::collections::{BTreeMap, VecDeque};
 
-const REQUEST: &str = "Host: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+/// The lines of an upgrade request behind its first.
+pub(super) const REQUEST: &str = "Host: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 /// What RFC 6455 section 1.3 answers to that key.
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 const MASK: [u8; 4] = [0x11, 0x82, 0x43, 0xf4];
 /// Bytes that a peer has still to send above which it makes no more.
 const PENDING_MAX: usize = 20_000;
 
-const TEXT: u8 = 1;
+pub(super) const TEXT: u8 = 1;
 const CLOSE: u8 = 8;
 const PING: u8 = 9;
 const PONG: u8 = 10;
@@ -28,30 +30,34 @@ pub(super) enum Kind {
     Room,
     /// Sends what is no request, or no frame.
     Garbage,
+    /// Publishes in a room, and comes back to its session.
+    Session,
 }
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Peer {
-    socket: SocketId,
-    kind: Kind,
-    number: usize,
+    pub(super) socket: SocketId,
+    pub(super) kind: Kind,
+    pub(super) number: usize,
     /// Made, and not yet sent.
-    pending: Vec<u8>,
+    pub(super) pending: Vec<u8>,
     /// Got, and not yet understood.
-    got: Vec<u8>,
-    upgraded: bool,
+    pub(super) got: Vec<u8>,
+    pub(super) upgraded: bool,
     /// Messages whose echo is due.
     expected: VecDeque<Vec<u8>>,
     made: u64,
     /// By member: the last publication that came from it.
-    last: BTreeMap<u64, u64>,
+    pub(super) last: BTreeMap<u64, u64>,
     /// It sends nothing more of its own.
-    silent: bool,
+    pub(super) silent: bool,
     /// It never reads again.
     deaf: bool,
     /// The server has said goodbye, or no.
-    dismissed: bool,
+    pub(super) dismissed: bool,
+    /// What it knows of its session, if it is of that kind.
+    pub(super) session: Option<Box<Session>>,
 }
 
 impl Peer {
@@ -70,9 +76,11 @@ impl Peer {
             silent: false,
             deaf: false,
             dismissed: false,
+            session: (kind == Kind::Session).then(|| Box::new(Session::new(number as u64))),
         };
         match kind {
             Kind::Echo => {}
+            Kind::Session => peer.open_session(machine),
             Kind::Room => peer.frame(TEXT, br#"{"type":"join_room","roomId":"r"}"#, true),
             Kind::Garbage => {
                 let at = machine.pick(peer.pending.len());
@@ -82,9 +90,10 @@ impl Peer {
         peer
     }
 
-    /// Does one thing.
-    pub(super) fn act(&mut self, machine: &Machine, seen: &mut Seen) {
+    /// Does one thing. There are `rings` that it can connect to.
+    pub(super) fn act(&mut self, machine: &Machine, rings: usize, seen: &mut Seen) {
         match machine.pick(20) {
+            16..=19 if self.has_session() => self.come_back(machine, rings),
             0..=6 => {
                 let count = 1 + machine.pick(self.pending.len().max(1));
                 self.send(machine, count);
@@ -111,6 +120,7 @@ impl Peer {
             self.silent = true;
             machine.finish(self.socket);
         }
+        self.session.iter().flat_map(|session| session.old()).for_each(|&old| machine.finish(old));
     }
 
     /// Whatever it sent has had its effect, unless the connection ended. Who has sent no whole request gives up: a drain would wait
@@ -119,6 +129,11 @@ impl Peer {
         let over = self.silent || self.dismissed || machine.has_ended(self.socket);
         assert!(machine.is_closed_where_over(self.socket), "peer {} has gone, and its connection is kept", self.number);
         seen.closed += u64::from(self.dismissed || machine.has_ended(self.socket) && !machine.is_broken(self.socket));
+        if let Some(session) = &self.session {
+            assert!(over || session.is_complete(), "peer {} lacks a welcome or acks: {session:?}", self.number);
+            let kept = session.old().iter().find(|&&old| !machine.is_closed_where_over(old));
+            assert_eq!(kept, None, "peer {} has come back, and an old connection is kept", self.number);
+        }
         if !over && self.kind != Kind::Garbage {
             assert!(self.upgraded, "peer {} got no answer to its request", self.number);
             assert_eq!(self.expected.len(), 0, "peer {} lacks echoes", self.number);
@@ -140,6 +155,9 @@ impl Peer {
     fn make(&mut self, machine: &Machine) {
         if self.silent || self.pending.len() > PENDING_MAX {
             return;
+        }
+        if self.has_session() {
+            return self.publish();
         }
         self.made += 1;
         if self.kind == Kind::Room {
@@ -188,7 +206,7 @@ impl Peer {
     }
 
     /// Makes a frame.
-    fn frame(&mut self, opcode: u8, payload: &[u8], last: bool) {
+    pub(super) fn frame(&mut self, opcode: u8, payload: &[u8], last: bool) {
         if self.silent {
             return;
         }
@@ -253,6 +271,7 @@ impl Peer {
     fn handle_frame(&mut self, opcode: u8, payload: Vec<u8>, seen: &mut Seen) {
         assert!(!self.dismissed, "peer {} got a frame after the close", self.number);
         match opcode {
+            TEXT if self.has_session() => self.handle_session_message(&payload, seen),
             TEXT if self.kind == Kind::Room => self.handle_publication(&payload, seen),
             // What garbage makes of a message that was cut off is not known here.
             TEXT if self.kind == Kind::Garbage => {}
@@ -271,12 +290,16 @@ impl Peer {
 
     fn handle_publication(&mut self, payload: &[u8], seen: &mut Seen) {
         let json: serde_json::Value = serde_json::from_slice(payload).expect("the server sends JSON");
-        if json["type"] != "broadcast" {
-            return;
+        if json["type"] == "broadcast" {
+            self.note_publication(&json, self.number as u64, seen);
         }
+    }
+
+    /// A publication has come to a peer whose own are known by `own`.
+    pub(super) fn note_publication(&mut self, json: &serde_json::Value, own: u64, seen: &mut Seen) {
         let number = |index: usize| json["data"][index].as_u64().expect("peers publish two numbers");
         let (member, count) = (number(0), number(1));
-        assert_ne!(member, self.number as u64, "a publication came back to its sender");
+        assert_ne!(member, own, "a publication came back to its sender");
         if let Some(last) = self.last.insert(member, count) {
             assert_eq!(count, last + 1, "peer {} got publication {count} of {member} after {last}", self.number);
         }

@@ -11,7 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 /// Runs of one test.
 const SEEDS: u64 = if cfg!(miri) { 1 } else { 300 };
 /// Runs within which each planted bug is found.
-const SEEDS_PLANTED_MAX: u64 = 300;
+const SEEDS_PLANTED_MAX: u64 = 1_500;
 /// Bytes of choices of one run: some hundred turns.
 const CHOICES: usize = if cfg!(miri) { 600 } else { 4_000 };
 
@@ -24,6 +24,9 @@ fn add(sum: &mut Seen, seen: Seen) {
     sum.stashes += seen.stashes;
     sum.stale += seen.stale;
     sum.early_submits += seen.early_submits;
+    sum.resumed += seen.resumed;
+    sum.handed_over += seen.handed_over;
+    sum.sent_away += seen.sent_away;
     let (total, faults) = (&mut sum.faults, seen.faults);
     *total = Faults {
         short_sends: total.short_sends + faults.short_sends,
@@ -62,9 +65,22 @@ fn nothing_is_lost_repeated_or_left_whatever_the_kernel_decides() {
     if seeds.end - seeds.start < SEEDS || cfg!(miri) {
         return;
     }
-    let Seen { turns: _, echoes, deliveries, closed, doorbells, stashes, stale, early_submits, faults } = sum;
+    let Seen {
+        turns: _,
+        echoes,
+        deliveries,
+        closed,
+        doorbells,
+        stashes,
+        stale,
+        early_submits,
+        resumed,
+        handed_over,
+        sent_away,
+        faults,
+    } = sum;
     let Faults { short_sends, no_buffers, ended_early, late, overflows, refused_submissions, errors } = faults;
-    let loop_saw = [echoes, deliveries, closed, doorbells, stashes, stale, early_submits];
+    let loop_saw = [echoes, deliveries, closed, doorbells, stashes, stale, early_submits, resumed, handed_over, sent_away];
     let kernel_did = [short_sends, no_buffers, ended_early, late, overflows, refused_submissions, errors];
     assert!(loop_saw.into_iter().chain(kernel_did).all(|count| count >= 20), "something was hardly exercised: {sum:?}");
 }

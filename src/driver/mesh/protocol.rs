@@ -15,6 +15,8 @@
 //!
 //! What a shard can wait for while it sleeps:
 //! - *Messages*: rung by their sender, as above.
+//! - *Connections that others hand over*, in a mailbox: announced by their sender and rung as messages are, and looked at again in
+//!   (4).
 //! - *Room in a lane that it fills*. If the peer has taken anything since the core was told the room, (4) sees more room than was
 //!   told; if the peer takes something later, the peer sees `starved`. Lanes with plenty of room are not marked: nobody waits for
 //!   them.
@@ -155,6 +157,11 @@ impl Door {
     pub(crate) fn open(&self, ring: RawFd) {
         self.ring.store(ring, Ordering::Release);
     }
+
+    /// That ring.
+    pub(crate) fn ring(&self) -> RawFd {
+        self.ring.load(Ordering::Acquire)
+    }
 }
 
 /// One shard's ends of all lanes.
@@ -165,7 +172,7 @@ pub(crate) struct Mesh<C: Core> {
     incoming: Vec<Option<[Incoming<C>; 2]>>,
     /// Where the next turn begins to serve.
     next: usize,
-    /// By peer: something was pushed into a lane to it since the last doorbells.
+    /// By peer: something was pushed into a lane to it, or announced, since the last doorbells.
     pushed: Vec<bool>,
     /// By peer: something was taken from a lane from it since then.
     taken: Vec<bool>,
@@ -280,6 +287,11 @@ impl<C: Core> Mesh<C> {
         }
     }
 
+    /// Something was done for a peer outside of the lanes, which its sleep must not miss: the next doorbells ring at it too.
+    pub(crate) fn announce(&mut self, peer: ShardId) {
+        self.pushed[usize::from(peer.0)] = true;
+    }
+
     /// Calls `ring` with the shard and the ring of each peer that sleeps and for which something has changed.
     pub(crate) fn ring_doorbells(&mut self, doors: &[Door], mut ring: impl FnMut(ShardId, RawFd)) {
         if !self.pushed.contains(&true) && !self.taken.contains(&true) {
@@ -292,7 +304,7 @@ impl<C: Core> Mesh<C> {
             let taken = std::mem::take(&mut self.taken[peer]);
             let starved = taken && self.incoming[peer].iter().flatten().filter(|incoming| incoming.was_starved()).count() > 0;
             if (pushed || starved) && door.asleep.swap(false, Ordering::SeqCst) {
-                ring(ShardId(peer as u16), door.ring.load(Ordering::Acquire));
+                ring(ShardId(peer as u16), door.ring());
             }
         }
     }

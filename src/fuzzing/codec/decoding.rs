@@ -4,8 +4,10 @@ use super::depth_of;
 use crate::limits::{
     DATA_DEPTH_MAX, ENVELOPE_DEPTH_MAX, INTEGER_MAX, KEY_BYTES_MAX, REQUEST_ID_BYTES_MAX, ROOM_ID_BYTES_MAX, USER_ID_BYTES_MAX,
 };
-use crate::protocol::command::{CURSOR_BYTES_MAX, EPOCH_BYTES_MAX, FIELD_NAME_BYTES_MAX, UNKNOWN_FIELDS_MAX};
-use crate::protocol::{Command, Envelope, ErrorCode, Fault, Since, decode};
+use crate::protocol::command::{
+    CURSOR_BYTES_MAX, EPOCH_BYTES_MAX, FIELD_NAME_BYTES_MAX, RESUME_TOKEN_BYTES_MAX, UNKNOWN_FIELDS_MAX,
+};
+use crate::protocol::{Command, Envelope, ErrorCode, Fault, Resume, Since, decode};
 use serde::Deserialize;
 use serde::de::{MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -131,8 +133,12 @@ fn check_envelope(envelope: &Envelope<'_>, pairs: &Pairs<'_>) {
             same(user, "user");
             same(token, "token");
             assert!(user.as_deref().is_none_or(|user| is_name(user, USER_ID_BYTES_MAX)));
-            assert_eq!((*resume, *client), (pairs.raw("resume").is_some(), pairs.raw("client")));
-            assert!(pairs.raw("resume").is_none_or(|raw| raw.starts_with('{')));
+            assert_eq!((*resume, *client), (pairs.raw("resume"), pairs.raw("client")));
+            assert!(resume.is_none_or(|raw| raw.starts_with('{')));
+            if let Some(resume) = resume.and_then(Resume::read) {
+                assert!(resume.token.len() <= RESUME_TOKEN_BYTES_MAX && resume.acked <= INTEGER_MAX);
+                assert!(resume.rooms().all(|room| is_name(&room.room, ROOM_ID_BYTES_MAX)));
+            }
             same_integer(*attempt, "attempt");
             same_integer(*last_code, "lastCode");
             "connect"

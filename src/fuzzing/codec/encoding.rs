@@ -210,8 +210,14 @@ fn check_answers(filling: &Filling) {
         "missing": maybe(more.then_some(json!({"from": number, "to": other})))});
     same("error", |out| write_error(out, &error), expected);
     let limits = Limits::default();
+    let mut rooms = Vec::new();
+    let missed = encode::Missed::Following { count: number };
+    encode::write_resumed_room(&mut rooms, &encode::ResumedRoom { room: room.as_bytes(), missed });
+    let failed = [(number, code), (other, code)];
     let welcome = Welcome {
         session: other,
+        resume: more.then_some(ResumeOffer { token: b"token", ttl_ms: number }),
+        resumed: more.then_some(ResumedSession { rooms: &rooms, failed: &failed }),
         next_seq: number,
         heartbeat_ms: other,
         timeout_ms: number,
@@ -227,6 +233,13 @@ fn check_answers(filling: &Filling) {
         (&read["sessionId"], &read["nextSeq"], &read["features"]),
         (&json!(id(other)), &json!(number), &json!([user, room]))
     );
+    assert_eq!(read["resumed"], json!(more));
+    if *more {
+        assert_eq!((&read["resumeToken"], &read["resumeTtlMs"]), (&json!("token"), &json!(number)));
+        assert_eq!(read["rooms"][room.as_str()], json!({"complete": true, "count": number}));
+        let failures = json!([{"seq": number, "code": code.wire()}, {"seq": other, "code": code.wire()}]);
+        assert_eq!(read["failed"], failures);
+    }
     let mut advice = Vec::new();
     encode::write_close_advice(&mut advice, number);
     assert_eq!(serde_json::from_slice::<Value>(&advice).expect("it is JSON"), json!({"ra": number}));

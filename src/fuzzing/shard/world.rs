@@ -42,6 +42,8 @@ struct Driver {
     generations: [u32; SLOTS],
     collected: Vec<(Transmit, Vec<u8>)>,
     resumes: Vec<Key>,
+    /// Connections to be handed over, and where.
+    departures: Vec<(Key, usize)>,
     probes: Vec<Key>,
     measures: Vec<Key>,
     /// What the others say to it is not delivered.
@@ -70,13 +72,22 @@ impl World {
         let now = Now { mono: Millis(1_000_000), wall: WallMillis(1_700_000_000_000) };
         let driver = |id: usize| Driver {
             shard: Shard::new(
-                ShardConfig { id: ShardId(id as u16), shards, slots: SLOTS, limits: limits.clone(), echo: true, seed: [3; 32] },
+                ShardConfig {
+                    id: ShardId(id as u16),
+                    shards,
+                    slots: SLOTS,
+                    limits: limits.clone(),
+                    echo: true,
+                    seed: [3; 32],
+                    secret: [3; 32],
+                },
                 now,
             ),
             sockets: [const { None }; SLOTS],
             generations: [0; SLOTS],
             collected: Vec::new(),
             resumes: Vec::new(),
+            departures: Vec::new(),
             probes: Vec::new(),
             measures: Vec::new(),
             is_stalled: false,
@@ -395,6 +406,8 @@ impl World {
                 driver.act(action);
                 actions += 1;
             }
+            self.hand_over(shard);
+            let driver = &mut self.drivers[shard];
             if driver.collected.len() == before && actions == 0 || !driver.shard.has_output() {
                 return;
             }
@@ -445,6 +458,34 @@ impl World {
             })
     }
 
+    /// Gives sockets to the shards that have their sessions, unless those have no slot for them.
+    fn hand_over(&mut self, from: usize) {
+        for (key, to) in std::mem::take(&mut self.drivers[from].departures) {
+            let Some(slot) = self.drivers[to].sockets.iter().position(Option::is_none) else {
+                self.drivers[from].shard.handle_stayed(self.now, key);
+                continue;
+            };
+            let baggage = self.drivers[from].shard.take_baggage(key).expect("it is being handed over");
+            let mut socket = self.drivers[from].sockets[key.slot as usize].take().expect("it has a socket");
+            assert!(socket.is_paused && !socket.is_end_told, "it is paused, and the core has not heard of its end");
+            let driver = &mut self.drivers[to];
+            driver.generations[slot] += 1;
+            let key = Key { slot: slot as u32, generation: driver.generations[slot] };
+            socket.key = key;
+            socket.awaits_writable = false;
+            let unread = std::mem::take(&mut socket.unread);
+            driver.sockets[slot] = Some(socket);
+            let flow = driver.shard.handle_adopted(self.now, key, &baggage, true);
+            let socket = driver.sockets[slot].as_mut().expect("it was just put there");
+            socket.is_paused = flow == Flow::Pause;
+            match flow {
+                Flow::Pause => socket.unread = unread,
+                Flow::Continue if unread.is_empty() => {}
+                Flow::Continue => self.feed(to, key, unread),
+            }
+        }
+    }
+
     /// Everybody goes, and every grace passes: then nothing is held.
     pub(super) fn end_all(&mut self) {
         for socket in self.drivers.iter_mut().flat_map(|driver| driver.sockets.iter_mut().flatten()) {
@@ -473,6 +514,10 @@ impl Driver {
 
     fn act(&mut self, action: Action) {
         let key = action.key();
+        if let Action::HandOver(key, to) = action {
+            self.departures.push((key, usize::from(to.0)));
+            return;
+        }
         let place = &mut self.sockets[key.slot as usize];
         let socket = place.as_mut().filter(|socket| socket.key == key).expect("an action names a connection that is there");
         match action {
@@ -485,6 +530,7 @@ impl Driver {
             Action::Measure(_) => self.measures.push(key),
             Action::AwaitWritable(_) => socket.awaits_writable = true,
             Action::Resume(_) => self.resumes.push(key),
+            Action::HandOver(..) => {}
         }
     }
 }

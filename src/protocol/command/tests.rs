@@ -67,7 +67,7 @@ fn every_type_gives_all_its_fields() {
         Command::Connect {
             user: Some("u".into()),
             token: Some("t".into()),
-            resume: true,
+            resume: Some("{}"),
             client: Some(r#""js/1""#),
             attempt: Some(0),
             last_code: Some(4200)

@@ -80,6 +80,8 @@ fn every_other_frame_is_what_the_protocol_says() {
     let limits = Limits::default();
     let welcome = Welcome {
         session: 5,
+        resume: None,
+        resumed: None,
         next_seq: 1,
         heartbeat_ms: 12_000,
         timeout_ms: 6_000,
@@ -92,6 +94,25 @@ fn every_other_frame_is_what_the_protocol_says() {
     assert_eq!((&value["sessionId"], &value["resumed"], &value["nextSeq"]), (&json!("AAAAAAAAAAF"), &json!(false), &json!(1)));
     assert_eq!((&value["limits"]["window"], &value["limits"]["maxMessageBytes"]), (&json!(64), &json!(65_536)));
     assert_eq!((&value["features"], &value["serverTimeMs"]), (&json!(["presence", "echo"]), &json!(99)));
+
+    let (mut rooms, failed) = (Vec::new(), [(7, ErrorCode::NotJoined), (9, ErrorCode::RoomFull)]);
+    let lost = Missed::Lost { reason: GapReason::Expired, epoch: 0, offset: 12 };
+    for (room, missed) in [(&b"a\"b"[..], Missed::Following { count: 3 }), (b"c", lost)] {
+        write_resumed_room(&mut rooms, &ResumedRoom { room, missed });
+    }
+    let resumed = Welcome {
+        resume: Some(ResumeOffer { token: b"secret", ttl_ms: 120_000 }),
+        resumed: Some(ResumedSession { rooms: &rooms, failed: &failed }),
+        ..welcome
+    };
+    let value = parsed(&frame(|out| write_welcome(out, &resumed)));
+    assert_eq!(
+        (&value["resumed"], &value["resumeToken"], &value["resumeTtlMs"]),
+        (&json!(true), &json!("secret"), &json!(120_000))
+    );
+    let gap = json!({"gap": {"reason": "expired"}, "epoch": "AAAAAAAAAAA", "offset": 12});
+    assert_eq!(value["rooms"], json!({"a\"b": {"complete": true, "count": 3}, "c": gap}));
+    assert_eq!(value["failed"], json!([{"seq": 7, "code": "not_joined"}, {"seq": 9, "code": "room_full"}]));
 
     let left = frame(|out| write_room_left(out, b"r", LeftReason::Left, Some(3)));
     assert_eq!(left, r#"{"type":"room_left","roomId":"r","reason":"left","seq":3}"#);

@@ -245,3 +245,34 @@ fn unfinished_input_is_charged_no_longer_than_it_is_held() {
     assert_eq!(world.sum(|stats| stats.memory_bytes[MemoryUse::Assembler as usize]), 0);
     world.end_all();
 }
+
+#[test]
+fn a_connection_that_could_not_be_handed_over_in_a_drain_is_told_of_the_drain() {
+    const SLOTS: usize = 2;
+    let mut world = World::new(WorldConfig { shards: 2, slots: SLOTS, ..WorldConfig::default() });
+    let session = world.open_socket(1, true);
+    world.request(session, "/ws", Some("throng.v1"));
+    world.send(session, r#"{"type":"connect","user":"ann"}"#);
+    world.run();
+    let token = world.take(session)[0]["resumeToken"].as_str().expect("a token").to_owned();
+    // The shard of the session is full, and stays so: nobody answers its close.
+    world.plain(1, "ann");
+    world.clients.iter_mut().for_each(|client| client.answers_close = false);
+    // The answer to the upgrade is stuck, so that the connection is still on its way when the server drains.
+    let client = world.open_socket(0, true);
+    world.clients[client].incoming_max = 10;
+    world.clients[client].reads = 0;
+    world.request(client, "/ws", Some("throng.v1"));
+    world.send(client, &format!(r#"{{"type":"connect","user":"ann","resume":{{"token":"{token}","acked":0,"rooms":{{}}}}}}"#));
+    world.run();
+    let by = world.now.mono;
+    world.order(Order::Drain { by });
+    world.run();
+    assert!(world.close_codes(client).is_empty());
+    world.clients[client].incoming_max = 1 << 20;
+    world.clients[client].reads = usize::MAX;
+    world.run();
+    assert_eq!(world.sum(|stats| stats.not_handed_over), 1);
+    assert_eq!(world.close_codes(client), [Some(4200)]);
+    world.end_all();
+}

@@ -300,3 +300,26 @@ fn a_member_that_wants_the_latest_gets_the_newest_of_each_key_once_its_socket_ta
     assert!(got.len() < 30 && got.is_sorted(), "{got:?}");
     world.end_all();
 }
+
+/// Where gaps are declined, whom the history overtakes is closed instead of being told of one.
+#[test]
+fn a_member_that_lost_something_is_closed_where_gaps_are_declined() {
+    for gaps_declined in [false, true] {
+        let limits = Limits { gaps_declined, history_publications_max: 8, send_queue_bytes_max: 131_072, ..Limits::default() };
+        let mut world = world(2, limits);
+        let room = world.room_at(1);
+        let (ann, _) = member(&mut world, 0, "ann", &room);
+        let (bob, _) = member(&mut world, 1, "bob", &room);
+        world.clients[bob].incoming_max = 10;
+        world.clients[bob].reads = 0;
+        send(&mut world, ann, &room, 2..102, 4_000);
+        world.run();
+        world.clients[bob].incoming_max = 1 << 20;
+        world.clients[bob].reads = usize::MAX;
+        world.run();
+        let closed = world.close_codes(bob);
+        assert_eq!(closed, if gaps_declined { vec![Some(CloseReason::SlowConsumer.code().expect("a code"))] } else { vec![] });
+        assert_eq!(world.sum(|stats| stats.gaps_sent), u64::from(!gaps_declined));
+        world.end_all();
+    }
+}

@@ -192,6 +192,8 @@ fn a_leave_that_is_answered_after_the_end_is_not_owed_again() {
         world.stalled.clear();
         world.pass(world.limits.presence_grace_ms + 1_000);
         assert_eq!(world.sum(|stats| stats.room_leave_failures), 0);
+        assert_eq!(world.sum(|stats| stats.sessions), u64::from(code != Some(1000)), "who may come back has a session");
+        world.pass(world.limits.resume_ttl_ms);
         assert_eq!(world.sum(|stats| stats.sessions), 0);
         world.end_all();
     }
@@ -291,6 +293,50 @@ fn each_bad_request_gets_its_status_and_is_counted() {
         assert_eq!(world.sum(|stats| stats.refusals[refusal as usize]), before + 1, "{request}");
     }
     assert_eq!(world.sum(|stats| stats.connections_total), 0);
+    world.end_all();
+}
+
+/// The whole answer to a request.
+fn answer(world: &mut World, request: &str) -> String {
+    let client = world.open_socket(0, true);
+    world.send_raw(client, request.as_bytes());
+    world.run();
+    String::from_utf8(world.clients[client].http.clone()).expect("HTTP is text")
+}
+
+#[test]
+fn the_browser_client_is_served_where_clients_connect() {
+    let mut world = world(1, Limits::default());
+    let script = crate::web::client();
+    let request = |method: &str, headers: &str| format!("{method} /throng.js HTTP/1.1\r\nHost: a\r\n{headers}\r\n");
+    let whole = answer(&mut world, &request("GET", ""));
+    let (head, body) = whole.split_once("\r\n\r\n").expect("a head");
+    assert_eq!(body, script.text);
+    for line in [
+        "HTTP/1.1 200 OK".to_owned(),
+        format!("Content-Length: {}", body.len()),
+        format!("ETag: {}", script.etag),
+        "Content-Type: text/javascript; charset=utf-8".to_owned(),
+        "Access-Control-Allow-Origin: *".to_owned(),
+    ] {
+        assert!(head.lines().any(|other| other == line), "{line}: {head}");
+    }
+    assert_eq!(head.matches("Cache-Control").count(), 1, "{head}");
+    let kept = answer(&mut world, &request("GET", &format!("If-None-Match: {}\r\n", script.etag)));
+    assert!(kept.starts_with("HTTP/1.1 304 ") && kept.ends_with("\r\n\r\n") && !kept.contains("Content-Length"), "{kept}");
+    assert_eq!(ask(&mut world, &request("POST", "")), 405);
+    world.order(Order::Drain { by: world.now.mono.after(1_000) });
+    assert_eq!(ask(&mut world, &request("GET", "")), 503, "who would get no connection gets no file");
+    world.end_all();
+}
+
+#[test]
+fn the_head_that_head_gets_has_the_length_of_get() {
+    let mut world = world(1, Limits::default());
+    for path in ["/healthz", "/readyz", "/throng.js"] {
+        let [get, head] = ["GET", "HEAD"].map(|method| answer(&mut world, &format!("{method} {path} HTTP/1.1\r\nHost: a\r\n\r\n")));
+        assert!(head.ends_with("\r\n\r\n") && get.starts_with(&head) && get.len() > head.len(), "{path}: {head}");
+    }
     world.end_all();
 }
 

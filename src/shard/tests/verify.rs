@@ -12,7 +12,7 @@ use crate::time::{Millis, Tick};
 /// Something to be made wrong, and a part of what has to be said of it.
 type Damage = (fn(&mut Shard), &'static str);
 
-const DAMAGES: [Damage; 26] = [
+const DAMAGES: [Damage; 27] = [
     (|shard| shard.stats.sockets_held += 1, "sockets held"),
     (|shard| shard.stats.connections_active += 1, "active connections"),
     (|shard| shard.stats.room_subscriptions += 1, "room subscriptions"),
@@ -32,12 +32,13 @@ const DAMAGES: [Damage; 26] = [
     (|shard| shard.connections[1].session = SessionIndex(0), "does not know it"),
     (|shard| shard.wheel.arm(40, Tick(u32::MAX)), "armed for nobody"),
     (|shard| shard.wheel.cancel(2), "no timer ends it"),
-    (|shard| shard.sessions[SessionIndex(0)].rooms += 1, "not in its list"),
+    (|shard| shard.sessions[SessionIndex(0)].rooms += 1, "in no list of their sessions"),
     (|shard| shard.memberships[MembershipIndex(0)].position = NOWHERE, "its stage is not"),
     (|shard| shard.users.hold(UserIndex(0)), "is named"),
     (|shard| shard.homes.iter_mut().for_each(|(_, room)| room.watchers += 1), "other watchers are counted"),
     (|shard| shard.lanes[0].waiters.push_back(Key { slot: 1, generation: 1 }), "waits for a home and is in no queue"),
-    (|shard| shard.detached.extend([(Millis(2), shard.session_id(SessionIndex(0))); 2]), "is queued twice"),
+    (|shard| shard.reorders.extend([(Millis(2), shard.session_id(SessionIndex(0))); 2]), "is queued twice"),
+    (|shard| shard.stats.sessions_resumable += 1, "resumable sessions"),
     (|shard| shard.locals.iter_mut().for_each(|(_, room)| room.tombstones += 1), "places of its list are empty"),
 ];
 

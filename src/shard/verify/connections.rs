@@ -23,6 +23,7 @@ struct Sums {
     queue_bytes: usize,
     queued: usize,
     behind: usize,
+    resuming: usize,
     input_bytes: usize,
     stashes: usize,
 }
@@ -39,14 +40,16 @@ impl Shard {
             let stash = self.stashes.get(stash.0 as usize).filter(|_| stash.is_some());
             self.verify_connection(slot as u32, connection, stash).map_err(|what| format!("connection {slot}: {what}"))?;
             sums.sockets += usize::from(connection.state != State::Free);
-            sums.active +=
-                usize::from(connection.flags.has(Flags::UPGRADED) && matches!(connection.state, State::Opening | State::Open));
+            sums.active += usize::from(
+                connection.flags.has(Flags::UPGRADED) && matches!(connection.state, State::Opening | State::Moving | State::Open),
+            );
             sums.backlogged += usize::from(connection.flags.has(Flags::BACKLOGGED));
             sums.queue_bytes += connection.queue_bytes as usize;
             if let Some(stash) = stash {
                 sums.stashes += 1;
                 sums.queued += stash.backlog.len();
                 sums.behind += stash.behind.len();
+                sums.resuming += stash.resuming.as_ref().map_or(0, |resuming| resuming.frames.len());
                 sums.input_bytes += stash.charged;
             }
         }
@@ -57,7 +60,10 @@ impl Shard {
         same(format_args!("stashes"), self.stashes.len(), sums.stashes)?;
         let behind = self.memberships.iter().filter(|(_, membership)| membership.feed.is_behind()).count();
         same(format_args!("members that are behind"), behind, sums.behind)?;
-        self.verify_account(MemoryUse::Backlog, sums.queued * size_of::<Queued>() + sums.behind * size_of::<Behind>())?;
+        self.verify_account(
+            MemoryUse::Backlog,
+            sums.queued * size_of::<Queued>() + sums.behind * size_of::<Behind>() + sums.resuming * size_of::<FrameIndex>(),
+        )?;
         self.verify_account(MemoryUse::Assembler, sums.input_bytes)
     }
 
@@ -70,8 +76,9 @@ impl Shard {
             return holds(connection.flags == Flags::default(), "nobody is there, and something is said of it");
         }
         holds(connection.stash.is_none() == stash.is_none(), "its stash is not there")?;
-        holds(is_armed || connection.state == State::Open, "no timer ends it")?;
-        let is_speaking = matches!(connection.state, State::Opening | State::Open) && !has(Flags::ECHO);
+        let is_handed_over = self.is_handed_over(slot);
+        holds(is_armed || connection.state == State::Open || is_handed_over, "no timer ends it")?;
+        let is_speaking = matches!(connection.state, State::Opening | State::Moving | State::Open) && !has(Flags::ECHO);
         holds(connection.session.is_some() == is_speaking, "it has no session and is open, or has one and is not")?;
         if is_speaking {
             let session = self.sessions.get(connection.session);
@@ -89,7 +96,10 @@ impl Shard {
         let is_ending = connection.state == State::Goodbye || self.overflowed.contains(&key);
         holds(!has(Flags::OVERFLOWED) || is_ending, "its queue is over its bound, and nothing ends it")?;
         let is_paused = has(Flags::PAUSED);
-        holds(!is_paused || connection.state == State::Open, "it is not read although its end is awaited")?;
+        holds(
+            !is_paused || matches!(connection.state, State::Opening | State::Moving | State::Open),
+            "it is not read although its end is awaited",
+        )?;
         match stash {
             Some(stash) => self.verify_stash(connection, stash).and_then(|()| self.verify_behind(key, connection, stash)),
             None => {
@@ -119,7 +129,8 @@ impl Shard {
         }
         match stash.reading {
             Reading::Idle => {
-                let is_moving = connection.pending.is_some() || has(Flags::BACKLOGGED) || has(Flags::IN_FLIGHT);
+                let is_sending = connection.pending.is_some() || has(Flags::BACKLOGGED) || has(Flags::IN_FLIGHT);
+                let is_moving = is_sending || connection.state == State::Opening;
                 holds(!is_read_for || is_moving, "a member is behind, and nothing reads for it")
             }
             Reading::Queued => {
@@ -237,6 +248,8 @@ impl Shard {
         }
         for (_, stash) in &self.stashes {
             stash.backlog.iter().try_for_each(|queued| hold(queued.frame, "a backlog"))?;
+            let behind_welcome = stash.resuming.iter().flat_map(|resuming| &resuming.frames);
+            behind_welcome.copied().try_for_each(|frame| hold(frame, "a connection without its welcome"))?;
         }
         let mut kept = vec![false; frames.frames.capacity()];
         for (_, publication) in &self.history.publications {

@@ -148,11 +148,16 @@ impl Shard {
             bytes += state.len();
         }
         same(format_args!("presence states"), self.states.len(), count)?;
+        for (index, state) in &self.dormant_states {
+            let is_kept = self.memberships.get(*index).is_some_and(|membership| membership.stage == Stage::Dormant);
+            check(is_kept, || format!("membership {}: a state is kept for it, and it is not away", index.0))?;
+            bytes += state.len();
+        }
         self.verify_account(MemoryUse::PresenceState, bytes)?;
         let mut members = 0;
         for (index, membership) in self.memberships.iter() {
             let room = &self.locals[membership.room.0 as usize];
-            if room.home != self.id || matches!(membership.stage, Stage::Joining | Stage::Abandoned) {
+            if room.home != self.id || matches!(membership.stage, Stage::Joining | Stage::Abandoned | Stage::Dormant) {
                 continue;
             }
             members += 1;

@@ -4,28 +4,34 @@ use super::super::arena::{MembershipIndex, SessionIndex};
 use super::super::connection::{Flags, State};
 use super::super::local::{MEMBERSHIP_BYTES, NOWHERE, Stage};
 use super::super::mesh::SessionId;
-use super::super::session::{NO_CONNECTION, Phase, Session};
+use super::super::session::{Absence, NO_CONNECTION, Phase, Session};
 use super::super::stats::MemoryUse;
 use super::{Marks, Shard, check, holds, same};
 use crate::limits::WINDOW;
 use crate::time::Millis;
+use std::collections::VecDeque;
 
 impl Shard {
     pub(super) fn verify_sessions(&self) -> Result<(), String> {
-        let graces = self.verify_queue("sessions in their grace", &self.detached)?;
+        let graces = self.verify_absences("sessions in their grace", &self.detached)?;
         let watched = self.verify_queue("sessions with a gap", &self.reorders)?;
-        let mut detached = 0;
+        let resumables = self.verify_absences("sessions that may be resumed", &self.resumables)?;
+        let (mut detached, mut resumable) = (0, 0);
         for (index, session) in self.sessions.iter() {
             let place = index.0 as usize;
             detached += usize::from(session.phase == Phase::Detached);
             let verdict = self.verify_session(index, session).and_then(|()| {
                 let is_queued = session.phase != Phase::Detached || graces.has(place);
                 holds(is_queued, "its connection broke off, and nothing ends its grace")?;
+                let is_absent = session.resumable && session.connection == NO_CONNECTION;
+                resumable += usize::from(is_absent);
+                holds(!is_absent || resumables.has(place), "it may be resumed, and nothing ends that")?;
                 holds(session.watched == watched.has(place), "its gap is watched and not queued, or the reverse")?;
                 holds(session.watched || !self.has_early(index), "it keeps early commands, and nobody watches the gap")
             });
             verdict.map_err(|what| format!("session {place}: {what}"))?;
         }
+        same(format_args!("resumable sessions"), self.stats.sessions_resumable as usize, resumable)?;
         same(format_args!("detached sessions"), self.stats.sessions_detached as usize, detached)?;
         let mut acks = Marks::new(self.connections.len());
         for slot in &self.acks {
@@ -41,8 +47,22 @@ impl Shard {
         }
     }
 
+    /// A queue of absences: in order, and each session that is still absent once. Returns who is in it.
+    fn verify_absences(&self, name: &str, queue: &VecDeque<Absence>) -> Result<Marks, String> {
+        let mut marks = Marks::new(self.sessions.extent());
+        let mut last = Millis(0);
+        for absence in queue {
+            check(absence.due >= last, || format!("{name}: the queue is not in the order of time"))?;
+            last = absence.due;
+            if let Some(index) = self.absent(absence) {
+                check(marks.mark(index.0 as usize), || format!("{name}: session {} is queued twice", index.0))?;
+            }
+        }
+        Ok(marks)
+    }
+
     /// A queue of sessions by time: in order, and each that still lives once. Returns who is in it.
-    fn verify_queue(&self, name: &str, queue: &std::collections::VecDeque<(Millis, SessionId)>) -> Result<Marks, String> {
+    fn verify_queue(&self, name: &str, queue: &VecDeque<(Millis, SessionId)>) -> Result<Marks, String> {
         let mut marks = Marks::new(self.sessions.extent());
         let mut last = Millis(0);
         for (due, id) in queue {
@@ -56,17 +76,28 @@ impl Shard {
     }
 
     fn verify_session(&self, index: SessionIndex, session: &Session) -> Result<(), &'static str> {
-        holds(usize::from(session.rooms) <= self.limits.rooms_per_connection_max, "it is in more rooms than it may be")?;
+        // Those that it leaves may not be left yet when it is in them again.
+        holds(usize::from(session.rooms) <= 2 * self.limits.rooms_per_connection_max, "it is in more rooms than it may be")?;
         match session.phase {
             Phase::Attached => {
                 let connection = self.connections.get(session.connection as usize);
                 holds(connection.is_some_and(|connection| connection.session == index), "its connection is another's")?;
             }
-            Phase::Detached | Phase::Ending => {
+            Phase::Detached | Phase::Away | Phase::Ending => {
                 holds(session.connection == NO_CONNECTION, "it is over and has a connection")?;
-                holds(session.window.is_none(), "it is over and has a window")?;
+                let is_undecided = session.resumable && self.is_undecided(index);
+                holds(session.window.is_none() || is_undecided, "it is over, waits for no decision, and has a window")?;
             }
         }
+        let mut at = session.memberships;
+        while at.is_some() && session.phase == Phase::Away {
+            let is_dormant = self.memberships.get(at).is_some_and(|membership| membership.stage == Stage::Dormant);
+            holds(is_dormant, "its grace is over and it is in a room")?;
+            at = self.memberships[at].next;
+        }
+        holds(session.phase != Phase::Away || session.resumable, "its grace is over, nobody can resume it, and it is kept")?;
+        holds(session.phase != Phase::Ending || !session.resumable, "it is over and may be resumed")?;
+        holds(session.aside.is_none() || self.asides.contains(session.aside.0 as usize), "what is rare about it is not there")?;
         holds(session.phase != Phase::Ending || session.rooms > 0, "it is over, waits for nothing, and is kept")?;
         holds(session.phase != Phase::Ending || session.memberships.is_none(), "it is over and lists memberships")
     }
@@ -95,12 +126,16 @@ impl Shard {
             verdict.map_err(|what| format!("session {}: {what}", index.0))?;
         }
         same(format_args!("windows"), self.windows.len(), count)?;
+        let with_aside = self.sessions.iter().filter(|(_, session)| session.aside.is_some()).count();
+        same(format_args!("sessions with something rare"), self.asides.len(), with_aside)?;
+        let charged = charged + self.asides.iter().map(|(_, aside)| aside.bytes()).sum::<usize>();
         self.verify_account(MemoryUse::Reorder, charged)
     }
 
     /// Memberships and sessions name each other, each once.
     pub(super) fn verify_memberships(&self) -> Result<(), String> {
         let mut listed = Marks::new(self.memberships.extent());
+        let mut unlisted = 0;
         for (index, session) in self.sessions.iter() {
             let mut at = session.memberships;
             let mut left = session.rooms;
@@ -111,8 +146,7 @@ impl Shard {
                 left -= 1;
                 at = self.memberships[at].next;
             }
-            let is_whole = left == 0 || session.phase == Phase::Ending;
-            check(is_whole, || format!("session {}: {left} of its memberships are not in its list", index.0))?;
+            unlisted += left as isize;
         }
         let mut rooms = vec![0u16; self.sessions.extent()];
         let mut subscriptions = 0;
@@ -120,18 +154,24 @@ impl Shard {
             let session = self.sessions.get(membership.session);
             let verdict = session.ok_or("its session is not there").and_then(|session| {
                 holds(self.is_membership_sound(index), "its stage is not that of its session and its room")?;
-                let is_listed = listed.has(index.0 as usize) == (session.phase != Phase::Ending);
-                holds(is_listed, "its session lives and does not list it, or is over and does")?;
+                let is_over = matches!(membership.stage, Stage::Departing | Stage::Owed | Stage::Abandoned);
+                unlisted -= isize::from(is_over);
+                holds(listed.has(index.0 as usize) != is_over, "its session does not list it, or it is over and listed")?;
                 let is_present = match membership.stage {
-                    Stage::Joined | Stage::Leaving | Stage::Owed => membership.presence.is_some(),
-                    Stage::Joining | Stage::Abandoned => membership.presence.is_none(),
+                    Stage::Joined | Stage::Leaving | Stage::Departing | Stage::Owed => membership.presence.is_some(),
+                    // A member that asks again what it missed has one.
+                    Stage::Joining | Stage::Abandoned => true,
+                    Stage::Dormant => membership.presence.is_none() && session.phase != Phase::Ending,
                 };
-                holds(is_present, "it has a presence and is not joined, or the reverse")
+                holds(is_present, "it has joined and has no presence")?;
+                let is_asking = membership.stage == Stage::Joining && session.connection != NO_CONNECTION;
+                holds(!membership.feed.is_resuming() || is_asking, "it is said to ask again for its room, and does not")
             });
             verdict.map_err(|what| format!("membership {}: {what}", index.0))?;
             rooms[membership.session.0 as usize] += 1;
             subscriptions += usize::from(membership.position != NOWHERE);
         }
+        check(unlisted == 0, || format!("{unlisted} memberships are in no list of their sessions"))?;
         for (index, session) in self.sessions.iter() {
             same(
                 format_args!("memberships of session {}", index.0),

@@ -58,7 +58,7 @@ struct World {
 struct RingState {
     /// The file table.
     slots: Vec<Option<SocketId>>,
-    /// By slot: accepts so far, which number its generations.
+    /// By slot: sockets that it has held so far, which number its generations.
     accepts: Vec<u32>,
     /// Operations in flight.
     armed: Vec<Armed>,

@@ -22,7 +22,9 @@ pub(super) struct Socket {
     pub(super) broken: Option<i32>,
     /// The server has finished sending.
     pub(super) shut: bool,
-    /// The server has closed it.
+    /// Slots of all rings that name it.
+    pub(super) held: usize,
+    /// The server has closed it: the last of them was closed.
     pub(super) closed: bool,
 }
 
@@ -35,9 +37,12 @@ impl Socket {
 
 impl fmt::Debug for Socket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Socket { inbound, outbound, finished, broken, shut, closed } = self;
+        let Socket { inbound, outbound, finished, broken, shut, held, closed } = self;
         let (inbound, outbound) = (inbound.len(), outbound.len());
-        write!(f, "Socket({inbound} in, {outbound} out, finished {finished}, broken {broken:?}, shut {shut}, closed {closed})")
+        write!(
+            f,
+            "Socket({inbound} in, {outbound} out, finished {finished}, broken {broken:?}, shut {shut}, held {held}, closed {closed})"
+        )
     }
 }
 
@@ -58,6 +63,7 @@ impl Machine {
             finished: false,
             broken: None,
             shut: false,
+            held: 0,
             closed: false,
         });
         world.rings[ring].backlog.push_back(id);

@@ -17,6 +17,12 @@ pub(super) const RECEIVE_MULTISHOT: u16 = 2;
 pub(super) const ACCEPT_MULTISHOT: u16 = 1;
 /// `IORING_POLL_ADD_MULTI`, in the `len` of a poll.
 pub(super) const POLL_MULTI: u32 = 1;
+/// `IORING_MSG_DATA`, in the `addr` of a message to another ring.
+pub(super) const MSG_DATA: u64 = 0;
+/// `IORING_MSG_SEND_FD`.
+pub(super) const MSG_SEND_FD: u64 = 1;
+/// `IORING_MSG_RING_CQE_SKIP`.
+pub(super) const MSG_CQE_SKIP: u32 = 1;
 /// `IORING_FILE_INDEX_ALLOC`: any free slot.
 pub(super) const ANY_SLOT: u32 = u32::MAX;
 
@@ -46,6 +52,7 @@ pub(super) struct Submission {
     pub(super) user_data: u64,
     pub(super) buf_group: u16,
     pub(super) file_index: u32,
+    pub(super) addr3: u64,
 }
 
 const ENTRY_BYTES: usize = 64;
@@ -68,6 +75,7 @@ impl Submission {
             user_data: u64::from_ne_bytes(field(bytes, 32)),
             buf_group: u16::from_ne_bytes(field(bytes, 40)),
             file_index: u32::from_ne_bytes(field(bytes, 44)),
+            addr3: u64::from_ne_bytes(field(bytes, 48)),
         }
     }
 }

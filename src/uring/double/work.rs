@@ -24,6 +24,7 @@ enum What {
     Writable,
     Hangup,
     Shutdown { slot: u32 },
+    SendFd { target: usize },
     Wake { eventfd: RawFd, multishot: bool },
 }
 
@@ -115,6 +116,7 @@ impl World {
                 }
             }
             (sqe::MSG_RING, Op::Doorbell) => self.ring_doorbell(ring, &entry),
+            (sqe::MSG_RING, Op::SendFd) => self.send_fd(ring, &entry),
             (sqe::URING_CMD, Op::Option) => {
                 let (_, socket) = self.fixed(ring, &entry);
                 let unacknowledged = self.socket(socket).outbound.len() as i32;
@@ -239,14 +241,69 @@ impl World {
             panic!("slot {slot} is closed with {:?} in flight", left.data);
         }
         state.slots[slot as usize] = None;
-        self.socket(id).closed = true;
+        let socket = self.socket(id);
+        socket.held -= 1;
+        socket.closed = socket.held == 0;
+    }
+
+    /// The ring that a message goes to.
+    fn other_ring(&self, ring: usize, entry: &Submission) -> usize {
+        let target = (entry.fd - FIRST_DESCRIPTOR) as usize;
+        assert!(target < self.rings.len() && target != ring, "a message to descriptor {}", entry.fd);
+        target
+    }
+
+    fn send_fd(&mut self, ring: usize, entry: &Submission) {
+        let target = self.other_ring(ring, entry);
+        assert_eq!((entry.addr, entry.flags, entry.file_index), (sqe::MSG_SEND_FD, 0, sqe::ANY_SLOT));
+        assert_eq!(entry.op_flags, sqe::MSG_CQE_SKIP, "a completion that the other ring is not ready for");
+        let slot = u32::try_from(entry.addr3).expect("a slot is 32 bits");
+        let id = self.rings[ring].named(entry, slot);
+        let state = &mut self.rings[ring];
+        let receives = |armed: &&Armed| armed.socket == Some(id) && matches!(armed.what, What::Receive { .. });
+        if let Some(left) = state.armed.iter().find(receives) {
+            panic!("slot {slot} is given away with {:?} in flight", left.data);
+        }
+        state.arm(entry, What::SendFd { target }, Some(id));
+        // It is carried out by the other ring's thread, which may be quick.
+        if self.choices.once_in(2) {
+            self.fire(ring, self.rings[ring].armed.len() - 1);
+        }
+    }
+
+    fn fire_send_fd(&mut self, ring: usize, index: usize, target: usize) {
+        let id = self.rings[ring].armed[index].socket.expect("a socket is given");
+        if self.choices.once_in(8) {
+            self.faults.errors += 1;
+            let errno = [libc::ENFILE, libc::ENOMEM, libc::EOWNERDEAD][self.choices.pick(3)];
+            return self.end(ring, index, -errno, 0);
+        }
+        match self.place(target, id) {
+            Some(slot) => self.end(ring, index, slot as i32, 0),
+            None => self.end(ring, index, -libc::ENFILE, 0),
+        }
+    }
+
+    /// Puts a socket into a free slot of a ring, if there is one.
+    fn place(&mut self, ring: usize, id: SocketId) -> Option<usize> {
+        let state = &self.rings[ring];
+        let free: Vec<usize> = (0..state.slots.len()).filter(|&slot| state.slots[slot].is_none()).take(4).collect();
+        if free.is_empty() {
+            return None;
+        }
+        let slot = free[self.choices.pick(free.len())];
+        let state = &mut self.rings[ring];
+        state.slots[slot] = Some(id);
+        state.accepts[slot] = state.accepts[slot].wrapping_add(1);
+        self.socket(id).held += 1;
+        Some(slot)
     }
 
     fn ring_doorbell(&mut self, ring: usize, entry: &Submission) {
         let data = UserData::from_bits(entry.user_data);
-        let target = (entry.fd - FIRST_DESCRIPTOR) as usize;
-        assert!(target < self.rings.len() && target != ring, "a doorbell at descriptor {}", entry.fd);
-        if self.choices.once_in(16) {
+        let target = self.other_ring(ring, entry);
+        assert_eq!(entry.addr, sqe::MSG_DATA);
+        if self.choices.once_in(8) {
             self.faults.errors += 1;
             return self.rings[ring].post(data, -libc::ENOMEM, 0);
         }
@@ -289,7 +346,7 @@ impl World {
                     (What::Receive { .. }, Some(socket)) => socket.finished || !socket.inbound.is_empty(),
                     (What::Writable, Some(socket)) => socket.room() > 0,
                     (What::Hangup, Some(socket)) => socket.finished,
-                    (What::Shutdown { .. }, _) => true,
+                    (What::Shutdown { .. } | What::SendFd { .. }, _) => true,
                     (What::Receive { .. } | What::Writable | What::Hangup, None) => false,
                 }
         };
@@ -299,6 +356,7 @@ impl World {
     fn fire(&mut self, ring: usize, index: usize) {
         let armed = self.rings[ring].armed[index];
         match armed.what {
+            What::SendFd { target } => self.fire_send_fd(ring, index, target),
             What::Receive { multishot, length } => self.fire_receive(ring, index, multishot, length),
             _ if armed.cancelled => self.end(ring, index, -libc::ECANCELED, 0),
             What::Accept => self.fire_accept(ring, index),
@@ -317,7 +375,7 @@ impl World {
             }
             What::Wake { eventfd, multishot } => {
                 drain(eventfd);
-                if multishot && !self.choices.once_in(8) {
+                if multishot && !self.choices.once_in(3) {
                     return self.rings[ring].post(armed.data, i32::from(libc::POLLIN), F_MORE);
                 }
                 self.end(ring, index, i32::from(libc::POLLIN), 0);
@@ -341,16 +399,11 @@ impl World {
         }
         let state = &mut self.rings[ring];
         let Some(id) = state.backlog.pop_front() else { return };
-        let free: Vec<usize> = (0..state.slots.len()).filter(|&slot| state.slots[slot].is_none()).take(4).collect();
-        if free.is_empty() {
+        let Some(slot) = self.place(ring, id) else {
             // Taken off the backlog, and there is no place for it.
             self.socket(id).closed = true;
             return self.end(ring, index, -libc::ENFILE, 0);
-        }
-        let slot = free[self.choices.pick(free.len())];
-        let state = &mut self.rings[ring];
-        state.slots[slot] = Some(id);
-        state.accepts[slot] = state.accepts[slot].wrapping_add(1);
+        };
         if self.choices.once_in(8) {
             self.faults.ended_early += 1;
             return self.end(ring, index, slot as i32, 0);
