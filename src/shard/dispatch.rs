@@ -96,6 +96,7 @@ impl Shard {
         self.connections[slot as usize].state = State::Open;
         let id = self.session_id(session).0;
         let limits = self.limits.clone();
+        let spread_ms = self.spread_ms();
         self.send_json(slot, |out| {
             encode::write_welcome(
                 out,
@@ -104,8 +105,7 @@ impl Shard {
                     next_seq: 1,
                     heartbeat_ms: limits.heartbeat_ms,
                     timeout_ms: limits.timeout_ms,
-                    // Told once the server computes it from its admission rate.
-                    spread_ms: None,
+                    spread_ms: Some(spread_ms),
                     limits: &limits,
                     features: FEATURES,
                     server_time: now.wall,
