@@ -25,6 +25,7 @@ fn plan(setup: &Setup) -> Plan {
         seed: SEED,
         restarts: 0,
         page: false,
+        history: 256,
     }
 }
 

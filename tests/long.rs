@@ -6,6 +6,8 @@
 
 #[path = "chaos/mod.rs"]
 mod chaos;
+#[path = "flood/mod.rs"]
+mod flood;
 mod support;
 
 #[path = "long/chaos.rs"]
@@ -28,6 +30,7 @@ fn main() {
         [] => {}
         ["ghost-default"] => ghost::run(),
         ["chaos"] => chaos_long::run(),
+        ["reconnect-flood"] => flood::run(),
         ["incident-scale"] => incident::scale(),
         words => panic!("unknown check {words:?}"),
     }

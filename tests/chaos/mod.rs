@@ -9,7 +9,7 @@ mod page;
 mod proxy;
 #[path = "../sim/rng.rs"]
 #[allow(dead_code, reason = "a part of it is used")]
-mod rng;
+pub(crate) mod rng;
 
 use crate::support::{PATIENCE, Server, Setup};
 use judge::{Figures, Record};
@@ -27,6 +27,9 @@ const MEMBERS_EACH: usize = 40;
 const ROOMS_EACH: usize = 2;
 /// How long everything may take to settle: the longest wait between two attempts, twice, and what a busy machine adds.
 const SETTLE: Duration = Duration::from_secs(150);
+
+/// Bytes of a room's history, so that the number of publications is what bounds it.
+const HISTORY_BYTES: &str = "8M";
 
 /// Signs of life are asked for early, so that a silence of seconds is found; a client may be in its own rooms only.
 const FLAGS: [&str; 8] = ["--heartbeat", "2s", "--heartbeat-idle", "2s", "--timeout", "2s", "--rooms-per-connection-max", "2"];
@@ -46,12 +49,13 @@ pub(crate) struct Plan {
     pub(crate) restarts: u32,
     /// A page in Chromium takes part.
     pub(crate) page: bool,
+    /// Publications that a room keeps; less than is published in a long absence makes gaps.
+    pub(crate) history: u32,
 }
 
 /// What a run came to.
 #[derive(Debug)]
 pub(crate) struct Outcome {
-    #[allow(dead_code, reason = "not everybody looks at them")]
     pub(crate) figures: Figures,
     /// The closing line.
     pub(crate) line: String,
@@ -77,7 +81,7 @@ impl Plan {
 /// If something did not hold, or did not settle in time; says the seed.
 pub(crate) fn run(plan: &Plan) -> Outcome {
     println!("chaos: {plan:?}");
-    let server = Setup::shards(plan.shards).start(&FLAGS);
+    let server = start(plan, &[]);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be built");
     let (outcome, server) = runtime.block_on(play(plan, server));
     drop(runtime);
@@ -119,7 +123,7 @@ async fn play(plan: &Plan, server: Server) -> (Outcome, Server) {
     let records = tokio::time::timeout(SETTLE, settle(&members, &host, page, plan.seed));
     let Ok(records) = records.await else { panic!("not settled within {SETTLE:?}: {}", standing(&members, plan)) };
     let figures = judge::judge(&records).unwrap_or_else(|complaint| panic!("{plan:?}: {complaint}"));
-    let line = closing_line(plan, &proxy, &figures, &members);
+    let line = closing_line(plan, &proxy, &figures, &members, records.last().filter(|_| plan.page));
     for member in members.into_iter().chain([host]) {
         member.client.close().await;
     }
@@ -140,8 +144,8 @@ async fn harm(plan: &Plan, proxy: &Proxy, mut server: Server, rng: &mut Rng) -> 
         let _ = tokio::time::timeout(part, striking).await;
         if restart < plan.restarts {
             server = tokio::task::spawn_blocking({
-                let shards = plan.shards;
-                move || again(server, shards)
+                let plan = *plan;
+                move || again(&plan, server)
             })
             .await
             .expect("the server starts again");
@@ -151,11 +155,18 @@ async fn harm(plan: &Plan, proxy: &Proxy, mut server: Server, rng: &mut Rng) -> 
 }
 
 /// Kills the server and starts another one at its address.
-fn again(server: Server, shards: usize) -> Server {
+fn again(plan: &Plan, server: Server) -> Server {
     let address = server.data.to_string();
     drop(server);
-    let flags: Vec<&str> = FLAGS.into_iter().chain(["--listen", &address]).collect();
-    Setup::shards(shards).start(&flags)
+    start(plan, &["--listen", &address])
+}
+
+fn start(plan: &Plan, further: &[&str]) -> Server {
+    let history = plan.history.to_string();
+    let mut flags = vec!["--history-publications", &history, "--history-bytes", HISTORY_BYTES];
+    flags.extend(FLAGS);
+    flags.extend(further);
+    Setup::shards(plan.shards).start(&flags)
 }
 
 /// Waits until everybody knows what became of its publications and has heard the last one of each other member; returns the records.
@@ -201,18 +212,22 @@ async fn all(mut futures: Vec<impl Future<Output = ()>>) {
     .await;
 }
 
-fn closing_line(plan: &Plan, proxy: &Proxy, figures: &Figures, members: &[Member]) -> String {
+fn closing_line(plan: &Plan, proxy: &Proxy, figures: &Figures, members: &[Member], page: Option<&Record>) -> String {
     let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
     let stats: Vec<_> = members.iter().map(|member| member.client.stats()).collect();
     let (welcomes, resumes) =
         stats.iter().fold((0, 0), |(welcomes, resumes), stats| (welcomes + stats.welcomes, resumes + stats.resumes));
+    let page = page.map_or_else(String::new, |page| {
+        let heard = page.heard.values().map(Vec::len).sum::<usize>();
+        format!(" and a page in Chromium ({} published, {heard} heard)", page.sent.len())
+    });
     format!(
         "chaos, {} shards, {} clients{}, {} s, {} restarts, seed {}: {} cuts, {} resets, {} swallowed and reset, {} stalls, {} refused; \
          {welcomes} connections, {resumes} resumed; {} published, {} acknowledged, {} unknown, {} refused; \
          {} deliveries, {} duplicates, {} missing, {} gaps told ({} deliveries lost in them)",
         plan.shards,
         plan.clients,
-        if plan.page { " and a page in Chromium" } else { "" },
+        page,
         plan.chaos.as_secs(),
         plan.restarts,
         plan.seed,

@@ -3,7 +3,7 @@
 //!
 //! `CHAOS_SECONDS`, `CHAOS_SEED` and `CHAOS_CLIENTS` change it.
 
-use crate::chaos::{self, Plan};
+use crate::chaos::{self, Outcome, Plan};
 use std::time::Duration;
 
 /// Runs all of it and prints a line for each.
@@ -13,15 +13,22 @@ pub(crate) fn run() {
     let base = Plan {
         shards: 1,
         clients,
-        chaos: Duration::from_secs(seconds), // As long as it takes for a connection to count as stable, and a little more.
+        chaos: Duration::from_secs(seconds),
+        // As long as it takes for a connection to count as stable, and a little more.
         calm_each: Duration::from_secs(12),
         seed: number("CHAOS_SEED", 1),
         restarts: 0,
         page: true,
+        // More than is published: whoever comes back gets all that it missed.
+        history: 1 << 17,
     };
-    let plans = [base, Plan { shards: 3, ..base }, Plan { shards: 3, restarts: 3, ..base }];
-    let lines: Vec<String> = plans.iter().map(|plan| chaos::run(plan).line).collect();
-    lines.iter().for_each(|line| println!("{line}"));
+    let plans = [base, Plan { shards: 3, ..base }, Plan { shards: 3, restarts: 3, history: 256, ..base }];
+    let outcomes: Vec<Outcome> = plans.iter().map(chaos::run).collect();
+    for (plan, outcome) in plans.iter().zip(outcomes) {
+        println!("{}", outcome.line);
+        let is_owed_all = plan.restarts == 0;
+        assert!(!is_owed_all || outcome.figures.gaps == 0, "the history has it all, so no gap is due");
+    }
 }
 
 fn number(name: &str, default: u64) -> u64 {
