@@ -378,6 +378,7 @@ impl Shard {
         let failed: Vec<(u64, ErrorCode)> = refusals.into_iter().flatten().map(|refused| (refused.seq, refused.code)).collect();
         self.connections[slot as usize].state = State::Open;
         let limits = self.limits.clone();
+        let spread_ms = self.spread_ms();
         self.send_json(slot, |out| {
             encode::write_welcome(
                 out,
@@ -388,8 +389,7 @@ impl Shard {
                     next_seq,
                     heartbeat_ms: limits.heartbeat_ms,
                     timeout_ms: limits.timeout_ms,
-                    // Told once the server computes it from its admission rate.
-                    spread_ms: None,
+                    spread_ms: Some(spread_ms),
                     limits: &limits,
                     features: FEATURES,
                     server_time: now.wall,

@@ -9,7 +9,7 @@ use super::ending::Goodbye;
 use super::seam::Key;
 use super::stats::Refusal;
 use crate::close::CloseReason;
-use crate::limits::USER_ID_BYTES_MAX;
+use crate::limits::{ADMISSIONS_PER_SECOND, SPREAD_MS_MAX, USER_ID_BYTES_MAX};
 use crate::protocol::Dialect;
 use crate::protocol::command::has_control;
 use crate::time::Now;
@@ -194,6 +194,13 @@ impl Shard {
         };
         self.refuse_busy(now, slot, refusal);
         false
+    }
+
+    /// The window in which a client is to try again, from its second attempt on, if this server is lost (PROTOCOL §9): wide enough for
+    /// all of the shard's clients at [`ADMISSIONS_PER_SECOND`]. They are counted twice, because a client keeps what it was told when it
+    /// came, and while a server fills it counts half of them on average.
+    pub(crate) fn spread_ms(&self) -> u64 {
+        (2 * self.stats.connections_active * 1_000 / ADMISSIONS_PER_SECOND).min(SPREAD_MS_MAX)
     }
 
     /// 503, with the advice when to try again, spread at random so that the refused don't come back together.

@@ -448,3 +448,20 @@ fn a_name_for_which_there_is_no_place_is_turned_away_and_welcome_a_little_later(
     world.v1(0, "late");
     world.end_all();
 }
+
+/// Nobody can be told when the server breaks down.
+#[test]
+fn welcome_tells_how_far_to_spread_should_the_server_be_lost() {
+    let mut world = World::new(WorldConfig { shards: 2, ..WorldConfig::default() });
+    for count in 1..=20 {
+        let client = world.open_socket(0, true);
+        world.request(client, "/ws", Some("throng.v1"));
+        world.send(client, r#"{"type":"connect"}"#);
+        world.run();
+        assert_eq!(world.take(client)[0]["spreadMs"], 2 * count * 1_000 / ADMISSIONS_PER_SECOND);
+    }
+    let (client, connections) = (world.v1(1, "ann"), &mut world.drivers[1].shard);
+    assert_eq!(connections.spread_ms(), 2 * 1_000 / ADMISSIONS_PER_SECOND, "each shard counts its own");
+    world.end(client, Ended::Eof);
+    world.end_all();
+}
