@@ -12,6 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Complaints that are shown. Further ones are counted.
 const COMPLAINTS_MAX: usize = 20;
+/// What is shown with a complaint of what was heard before and after.
+const AROUND: usize = 6;
 
 /// What became of a publication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +52,8 @@ pub(crate) enum Heard {
     Joined { epoch: String, offset: u64, begin: Begin },
     /// A publication.
     Message { from: usize, number: usize, offset: u64, session: String },
+    /// A connection stands, on which the session goes on or not: for whoever reads a complaint.
+    Connected { resumed: bool },
     /// Offsets that are lost, if the numbering goes on; and where that leaves the member, if it is told.
     Gap { range: Option<(u64, u64)>, at: Option<(String, u64)> },
 }
@@ -145,7 +149,7 @@ pub(crate) fn judge(records: &[Record]) -> Result<Figures, String> {
         for (number, sent) in record.sent.iter().enumerate() {
             judge.count(author, number, sent);
             if sent.fate == Fate::Acked {
-                judge.check_delivered((author, number), sent, &rooms, &views);
+                judge.check_delivered((author, number), sent, records, &rooms, &views);
             }
         }
     }
@@ -177,6 +181,7 @@ impl Judge {
         let place = format!("{member} in {name}");
         for (moment, told) in heard.iter().enumerate() {
             match told {
+                Heard::Connected { .. } => {}
                 Heard::Joined { epoch, offset, begin: Begin::Gap } => {
                     self.figures.gaps += 1;
                     view.gaps.push(moment);
@@ -272,7 +277,14 @@ impl Judge {
     }
 
     /// Who is owed an acknowledged publication has it, or knows that it may lack it.
-    fn check_delivered(&mut self, id: Id, sent: &Sent, rooms: &BTreeMap<usize, Room>, views: &BTreeMap<(usize, usize), View>) {
+    fn check_delivered(
+        &mut self,
+        id: Id,
+        sent: &Sent,
+        records: &[Record],
+        rooms: &BTreeMap<usize, Room>,
+        views: &BTreeMap<(usize, usize), View>,
+    ) {
         let place = rooms.get(&sent.room).and_then(|room| room.places.get(&id)?.first().copied());
         for ((member, _), view) in views.iter().filter(|((_, name), _)| *name == sent.room) {
             if (*member == id.0 && !sent.echo) || view.seen.contains(&id) {
@@ -282,10 +294,25 @@ impl Judge {
                 self.figures.told_missing += 1;
             } else {
                 self.figures.missing += 1;
-                self.complain(|| format!("{member} in {}: {id:?} at {place:?} is missing, and no gap covers it", sent.room));
+                let around = || around(&records[*member].heard[&sent.room], place.map_or(0, |(_, offset)| offset));
+                self.complain(|| {
+                    format!("{member} in {}: {id:?} at {place:?} is missing, and no gap covers it: {}", sent.room, around())
+                });
             }
         }
     }
+}
+
+/// What was heard shortly before and after an offset was due.
+fn around(heard: &[Heard], due: u64) -> String {
+    let is_later = |told: &Heard| matches!(told, Heard::Message { offset, .. } if *offset > due);
+    let at = heard.iter().position(is_later).unwrap_or(heard.len());
+    let told = heard[at.saturating_sub(AROUND)..heard.len().min(at + AROUND)].iter().map(|told| match told {
+        Heard::Message { from, number, offset, .. } => format!("{offset}: {from}/{number}"),
+        Heard::Connected { resumed } => format!("connected, resumed: {resumed}"),
+        Heard::Joined { .. } | Heard::Gap { .. } => format!("{told:?}"),
+    });
+    told.collect::<Vec<_>>().join(", ")
 }
 
 impl Room {

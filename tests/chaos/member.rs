@@ -67,7 +67,8 @@ impl Member {
 
     /// Waits until it is a member of all of its rooms.
     pub(crate) async fn joined(&self) {
-        until(|| self.record().heard.values().all(|heard| !heard.is_empty())).await;
+        let is_joined = |heard: &Vec<Heard>| heard.iter().any(|told| matches!(told, Heard::Joined { .. }));
+        until(|| self.record().heard.values().all(is_joined)).await;
     }
 
     /// Publishes now and then until it is told to stop. `forbidden` is a room that the server won't let it join.
@@ -209,6 +210,10 @@ async fn listen(mut events: Events, record: Arc<Mutex<Record>>) {
             }
             Event::Left { room, reason } => panic!("put out of {room}: {reason}"),
             Event::State(State::Closed(cause)) => return assert_eq!(cause, throng::client::Cause::Asked, "it gave up"),
+            Event::State(State::Connected { resumed }) => {
+                lock(&record).heard.values_mut().for_each(|heard| heard.push(Heard::Connected { resumed }));
+                continue;
+            }
             Event::JoinRefused { .. }
             | Event::State(_)
             | Event::Presence { .. }
