@@ -93,7 +93,7 @@ impl Peer {
     /// Does one thing. There are `rings` that it can connect to.
     pub(super) fn act(&mut self, machine: &Machine, rings: usize, seen: &mut Seen) {
         match machine.pick(20) {
-            16..=19 if self.has_session() => self.come_back(machine, rings),
+            18 | 19 if self.has_session() => self.come_back(machine, rings),
             0..=6 => {
                 let count = 1 + machine.pick(self.pending.len().max(1));
                 self.send(machine, count);
