@@ -23,6 +23,7 @@
 //! | [`close`] | why a connection ends: code, what the client may do, metric label | when |
 //! | [`time`] | units of time | any clock |
 //! | [`planted`] | which bugs tests can plant in the core | how they are found |
+//! | [`web`] | the browser client as it is served | who serves it |
 //! | [`ws`] | RFC 6455: bytes to messages, and the upgrade | what a message means |
 //! | [`protocol`] | the JSON of both dialects, and the order of commands | connections and rooms |
 //! | [`shard`] | everything about connections, sessions, rooms and presence of one core | sockets, threads, clocks, entropy |
@@ -83,6 +84,7 @@ pub mod planted;
 pub mod protocol;
 pub mod shard;
 pub mod time;
+pub mod web;
 pub mod ws;
 
 #[cfg(any(test, feature = "fuzzing"))]

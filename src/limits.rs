@@ -59,6 +59,12 @@ pub const REORDER_AGE_MS: u64 = 2_000;
 /// Times that the reorder buffer of one gap may overflow or expire. At it: 4203.
 pub const REORDER_FAILURES_MAX: u8 = 3;
 
+/// Connections a second that a shard wishes to take back after everybody was lost: a twentieth of what it can, so that those who are back
+/// are served meanwhile, and so that a handshake may cost more than it does today. Tells clients `spreadMs`; nobody is refused by it.
+pub const ADMISSIONS_PER_SECOND: u64 = 500;
+/// The longest `spreadMs`, in ms: beyond it, a crash would keep people away longer than it lasts.
+pub const SPREAD_MS_MAX: u64 = 60_000;
+
 // ---- sending ----------------------------------------------------------------------------------------------------------------
 
 /// Bytes that one send may coalesce by copying. Above: another send in the next submission.

@@ -1,4 +1,4 @@
-//! Bugs that can be planted in the core, to see that the instruments which judge it would notice them.
+//! Bugs that can be planted in the core and in the client machine, to see that the instruments which judge it would notice them.
 //!
 //! This file names each bug and says whether it is planted. What goes wrong is a line or two where the real code is, which asks
 //! `is_planted`; it knows nothing of how a bug is found. Without the feature `planted` that question is a constant `false`, and the
@@ -117,6 +117,32 @@ bugs! {
     StateNotFreed = "state_not_freed",
     /// A page of members that is full leaves out the member that the next page should begin with.
     PageSkipsMember = "page_skips_member",
+
+    // ---- the client machine ----
+    /// What a lost session may have had is sent again in a new one, whether it took effect or not.
+    ClientResendsBlindly = "client_resends_blindly",
+    /// What was never sent is forgotten with a session.
+    ClientForgetsUnsent = "client_forgets_unsent",
+    /// An acknowledgement covers the one command that it names.
+    ClientAckCoversOne = "client_ack_covers_one",
+    /// The window of delays never falls back to the first.
+    ClientBackoffNotReset = "client_backoff_not_reset",
+    /// The wait that the server advises is not waited.
+    ClientIgnoresAdvice = "client_ignores_advice",
+    /// A server that says nothing more is taken to be there.
+    ClientTrustsSilence = "client_trusts_silence",
+    /// The head of a room is taken for the client's position although what it missed is still to come.
+    ClientSkipsRecovery = "client_skips_recovery",
+    /// What is lost for good is told as recovered.
+    ClientHidesGap = "client_hides_gap",
+    /// The answer to a join of an earlier membership is taken for that of the present one.
+    ClientTakesEarlierAnswer = "client_takes_earlier_answer",
+    /// A room is joined again without the presence state that its application has set.
+    ClientRejoinsWithoutState = "client_rejoins_without_state",
+    /// The presence state of an earlier membership is set again in a new session.
+    ClientSetsEarlierState = "client_sets_earlier_state",
+    /// Events that nobody had taken yet of a room that was left are told in its next membership.
+    ClientTellsOfLeftRoom = "client_tells_of_left_room",
 }
 
 impl Bug {

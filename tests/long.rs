@@ -4,8 +4,14 @@
 #![cfg(feature = "server")]
 #![allow(clippy::print_stdout, reason = "the figures are what it is run for")]
 
+#[path = "chaos/mod.rs"]
+mod chaos;
+#[path = "flood/mod.rs"]
+mod flood;
 mod support;
 
+#[path = "long/chaos.rs"]
+mod chaos_long;
 #[path = "long/ghost.rs"]
 mod ghost;
 #[path = "long/incident.rs"]
@@ -23,6 +29,8 @@ fn main() {
     match words.as_slice() {
         [] => {}
         ["ghost-default"] => ghost::run(),
+        ["chaos"] => chaos_long::run(),
+        ["reconnect-flood"] => flood::run(),
         ["incident-scale"] => incident::scale(),
         words => panic!("unknown check {words:?}"),
     }

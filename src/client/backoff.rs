@@ -120,6 +120,44 @@ mod tests {
         assert!(distance_from_uniform(&gathered, 30_000) > 10.0 * critical(30_000));
     }
 
+    /// The share of the samples that wait exactly as long as each other: those of the most frequent delay.
+    fn share_of_equals(delays: &[u64]) -> f64 {
+        let most = delays.chunk_by(|a, b| a == b).map(<[u64]>::len).max().unwrap_or(0);
+        most as f64 / delays.len() as f64
+    }
+
+    /// The rule of socket.io-client with its defaults (1 s, doubled, jitter one half, at most 5 s), as its documentation has it: the draw
+    /// moves the delay up or down by up to its half, by the parity of its first decimal, and the cap comes last.
+    fn capped_after_the_draw(attempt: u32) -> Vec<u64> {
+        let mut random = Random::new(u64::from(attempt));
+        let mut delays: Vec<u64> = (0..SAMPLES)
+            .map(|_| {
+                let (delay, draw) = (1_000.0 * 2f64.powi(attempt as i32), random.up_to(999_999) as f64 / 1e6);
+                let by = draw * 0.5 * delay;
+                let moved = if (draw * 10.0) as u64 % 2 == 0 { delay - by } else { delay + by };
+                moved.min(5_000.0) as u64
+            })
+            .collect();
+        delays.sort_unstable();
+        delays
+    }
+
+    #[test]
+    fn unlike_a_rule_that_draws_before_the_cap_hardly_any_delays_are_equal() {
+        for attempt in 0..10 {
+            let (ours, theirs) = (share_of_equals(&samples(attempt, 0, 0)), share_of_equals(&capped_after_the_draw(attempt)));
+            println!(
+                "attempt {}: equal delays {:.1} % of ours, {:.1} % if capped after the draw",
+                attempt + 1,
+                ours * 100.0,
+                theirs * 100.0
+            );
+            // On a grid of 1 ms, windows of 500 ms and more.
+            assert!(ours < 0.01, "attempt {attempt}: {ours}");
+            assert!(attempt < 3 || theirs > 0.85, "attempt {attempt}: {theirs}, so this does not measure what it means to");
+        }
+    }
+
     #[test]
     fn advice_is_the_least_and_leaves_the_draws_above_it_alone() {
         let delays = samples(8, 0, 12_000);

@@ -156,6 +156,22 @@ impl Outbox {
         true
     }
 
+    /// What waits from this number on.
+    pub(crate) fn from(&self, seq: u64) -> impl Iterator<Item = &Entry> {
+        let index = usize::try_from(seq.saturating_sub(self.acked + 1)).unwrap_or(usize::MAX);
+        self.entries.iter().skip(index)
+    }
+
+    /// Puts one of the client's own commands at a number from which on the server has decided nothing and keeps nothing: what stands
+    /// there moves up by one.
+    pub(crate) fn insert(&mut self, seq: u64, id: CommandId, kind: Kind, room: Arc<str>, body: Vec<u8>) {
+        let index = (seq - self.acked - 1) as usize;
+        debug_assert!(self.unsent <= index, "what is on its way keeps its number");
+        self.push(id, kind, room, body);
+        let entry = self.entries.pop_back().expect("it was just put there");
+        self.entries.insert(index, entry);
+    }
+
     /// The session is lost. Yields what was kept, in order, with the number that it had; a new session counts from 1.
     pub(crate) fn restart(&mut self) -> Vec<(u64, Entry)> {
         let first = self.acked + 1;
@@ -239,6 +255,18 @@ mod tests {
         assert_eq!(sent(&mut outbox, 9), [4, 5]);
         assert_eq!(outbox.acknowledge(5).expect("they were sent").len(), 5);
         assert!(outbox.resume(6) && !outbox.resume(5));
+    }
+
+    #[test]
+    fn a_command_of_the_clients_own_goes_before_what_the_server_has_not_decided() {
+        let mut outbox = filled(3);
+        assert_eq!(sent(&mut outbox, 2), [1, 2]);
+        assert!(outbox.resume(2));
+        outbox.insert(2, CommandId(0), Kind::Join, "r".into(), vec![b'y'; 10]);
+        let ids: Vec<u64> = outbox.from(1).map(|entry| entry.id.0).collect();
+        assert_eq!((ids, sent(&mut outbox, 9)), (vec![1, 0, 2, 3], vec![1, 2, 3, 4]));
+        assert_eq!(outbox.acknowledge(4).expect("they were sent").len(), 4);
+        assert_eq!(outbox.bytes, 0);
     }
 
     #[test]

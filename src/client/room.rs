@@ -7,6 +7,7 @@
 
 use super::limits::ECHOES_MAX;
 use super::presence::Presence;
+use crate::planted::{Bug, is_planted};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -103,7 +104,7 @@ impl Room {
 
     /// Whether an answer with this number is to a join of this membership, not of an earlier one.
     pub(crate) fn awaits(&self, seq: Option<u64>) -> bool {
-        matches!(self.phase, Phase::Joining { seq: asked } if seq == Some(asked))
+        matches!(self.phase, Phase::Joining { seq: asked } if seq == Some(asked) || is_planted(Bug::ClientTakesEarlierAnswer))
     }
 
     /// The answer to a join: the room's head is `offset`. What was missed follows, or nothing does.
@@ -111,7 +112,7 @@ impl Room {
         self.phase = Phase::Joined;
         self.recovering_to = None;
         match &self.position {
-            Some(position) if recovered && *position.epoch == *epoch => {
+            Some(position) if recovered && !is_planted(Bug::ClientSkipsRecovery) && *position.epoch == *epoch => {
                 self.recovering_to = (position.offset < offset).then_some(offset);
             }
             _ => self.position = Some(Position { epoch: epoch.into(), offset }),
@@ -177,6 +178,16 @@ impl Room {
             self.echoes.pop_front();
         }
         self.echoes.push_back(seq);
+    }
+
+    /// Commands from this number on have moved up by `by`.
+    pub(crate) fn renumber(&mut self, from: u64, by: u64) {
+        self.echoes.iter_mut().filter(|seq| **seq >= from).for_each(|seq| *seq += by);
+        if let Phase::Joining { seq } = &mut self.phase
+            && *seq >= from
+        {
+            *seq += by;
+        }
     }
 
     /// It was refused: no copy will come.

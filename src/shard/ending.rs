@@ -217,7 +217,7 @@ impl Shard {
     /// Answers an upgrade request with an HTTP status and ends the connection.
     pub(crate) fn refuse(&mut self, now: Now, slot: u32, refusal: Refusal, status: u16, headers: &[(&str, &str)], body: &str) {
         self.stats.refusals[refusal as usize] += 1;
-        self.answer_http(slot, status, headers, body);
+        self.answer_http(slot, status, headers, body, true);
         let reason = match refusal {
             Refusal::Capacity | Refusal::Draining | Refusal::Memory => CloseReason::Refused,
             Refusal::Timeout => CloseReason::HandshakeTimeout,
@@ -231,10 +231,14 @@ impl Shard {
         self.end(now, slot, reason, Goodbye::Queued);
     }
 
-    pub(crate) fn answer_http(&mut self, slot: u32, status: u16, headers: &[(&str, &str)], body: &str) {
+    /// Sends a plain answer; without the body for HEAD, whose head is that of GET.
+    pub(crate) fn answer_http(&mut self, slot: u32, status: u16, headers: &[(&str, &str)], body: &str, with_body: bool) {
         let mut bytes = std::mem::take(&mut self.json);
         bytes.clear();
         crate::ws::http::write_response(&mut bytes, status, headers, body);
+        if !with_body {
+            bytes.truncate(bytes.len() - body.len());
+        }
         self.send_bytes(slot, &bytes);
         self.json = bytes;
     }

@@ -13,7 +13,7 @@ use super::arena::MembershipIndex;
 use super::connection::State;
 use super::frames::Matter;
 use super::home::anonymous_name;
-use super::local::{Pass, Stage};
+use super::local::{Membership, Pass, Stage};
 use super::mesh::{Ask, Body, Command, Consequence, LocalRef, MeshMessage, Roster, SessionId};
 use super::recovery::Recovery;
 use super::resume::{Resumed, members_of};
@@ -365,17 +365,19 @@ impl Shard {
         // A first join's membership is there until this answer is handled. A repeated join's may be gone with its session, and its
         // place be another's.
         let Some(index) = self.resolve_session(session) else { return self.give_roster(roster) };
-        if self.memberships.get(membership).is_none_or(|record| record.session != index) {
-            return self.give_roster(roster);
-        }
-        let record = &mut self.memberships[membership];
+        let record = self.memberships.get(membership).copied().filter(|record| record.session == index);
+        // That of a repeated join, while the session asks again after its client came back: the answer to that is still to come.
+        let is_overtaken = |record: &Membership| record.stage == Stage::Joining && record.feed.is_resuming() && seq > 0;
+        let is_over = |record: &Membership| matches!(record.stage, Stage::Dormant | Stage::Owed | Stage::Departing);
+        let Some(record) = record.filter(|record| !is_overtaken(record) && !is_over(record)) else {
+            self.give_roster(roster);
+            return self.conclude(session, seq, None);
+        };
         let (stage, local) = (record.stage, record.room);
         let is_new = stage == Stage::Joining;
-        match stage {
-            Stage::Joining => record.stage = Stage::Joined,
-            // A repeated join, with its leave on the way or not: it is in the member list already.
-            Stage::Joined | Stage::Leaving | Stage::Abandoned => {}
-            Stage::Dormant | Stage::Owed | Stage::Departing => return self.give_roster(roster),
+        let record = &mut self.memberships[membership];
+        if is_new {
+            record.stage = Stage::Joined;
         }
         record.presence = presence;
         self.locals[local.0 as usize].home_room = room;
@@ -386,7 +388,7 @@ impl Shard {
                 false => self.owe(membership),
             }
             self.give_roster(roster);
-            return;
+            return self.conclude(session, seq, None);
         }
         let slot = self.sessions[index].connection;
         if slot == NO_CONNECTION || self.connections[slot as usize].state == State::Opening {

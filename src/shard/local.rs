@@ -481,8 +481,11 @@ impl Shard {
                         continue;
                     }
                     let connection = &self.connections[slot as usize];
-                    if connection.state == State::Opening && pass.watchers_only {
-                        self.say_behind_welcome(slot, pass.frame);
+                    if connection.state == State::Opening {
+                        let is_lasting = pass.watchers_only || pass.offset > 0;
+                        if is_lasting && !self.say_behind_welcome(slot, pass.frame) {
+                            self.overflow(slot);
+                        }
                         continue;
                     }
                     if connection.state == State::Open && !connection.flags.has(Flags::OVERFLOWED) {

@@ -206,6 +206,9 @@ pub struct Shard {
     slow: Vec<(u32, Key)>,
 }
 
+/// Streams of the seed that number the sessions, apart from those for jitter and epochs.
+const SESSIONS_STREAM: u64 = 1 << 32;
+
 impl Shard {
     /// A shard without connections.
     ///
@@ -246,7 +249,8 @@ impl Shard {
             overflowed: Vec::new(),
             backlogged: 0,
             sessions: Arena::with_capacity(2 * slots),
-            session_generation: 0,
+            // Clients know their lost sessions by id: those of a server that starts anew must not be called like them.
+            session_generation: Random::new(&seed, SESSIONS_STREAM | u64::from(id.0)).next() as u32,
             windows: Slab::new(),
             free_windows: Vec::new(),
             free_windows_idle: 0,

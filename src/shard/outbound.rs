@@ -277,7 +277,15 @@ impl Shard {
         let connection = &mut self.connections[slot as usize];
         // What an echo has queued is what was read of it before its socket was seen to be full: one turn's input at most.
         let is_bounded = connection.flags.has(Flags::ECHO) || connection.queue_bytes as usize <= self.send_queue_bytes_max;
-        if !is_bounded && !is_planted(Bug::SendQueueBoundIgnored) && !connection.flags.has(Flags::OVERFLOWED) {
+        if !is_bounded && !is_planted(Bug::SendQueueBoundIgnored) {
+            self.overflow(slot);
+        }
+    }
+
+    /// Has a connection end with this turn, as a slow consumer.
+    pub(crate) fn overflow(&mut self, slot: u32) {
+        let connection = &mut self.connections[slot as usize];
+        if !connection.flags.has(Flags::OVERFLOWED) {
             connection.flags.set(Flags::OVERFLOWED);
             self.overflowed.push(Key { slot, generation: connection.generation });
         }

@@ -133,8 +133,10 @@ impl Shard {
             return;
         }
         let is_echo = connection.flags.has(Flags::ECHO);
-        if connection.state == State::Open && connection.session.is_some() {
-            // Its client has got its welcome, and the token in it: the ones before are of no more use.
+        let is_answer = !matches!(event, Event::Close { .. });
+        if is_answer && connection.state == State::Open && connection.session.is_some() {
+            // Its client has got its welcome, and the token in it: the ones before are of no more use. A close frame says no such thing:
+            // it may have been sent because no welcome came.
             self.sessions[connection.session].unconfirmed = 0;
         }
         match event {

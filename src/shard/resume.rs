@@ -9,7 +9,7 @@
 //! Rooms whose grace is over were told that the session left; it joins them anew, with the presence state that it had there.
 //!
 //! Invariants: what a session was asked to do over an earlier connection is decided before its rooms are asked for; a member is in
-//! the member list from its answer on, and gets no publication before the `welcome` because it is behind until then.
+//! the member list from its answer on, and what is published before the `welcome` waits for it.
 
 use super::Shard;
 use super::arena::{FrameIndex, Index, MembershipIndex, SessionIndex};
@@ -18,7 +18,6 @@ use super::dispatch::{Decoded, Took, Wait};
 use super::local::{NOWHERE, Stage};
 use super::mesh::{Ask, Position, Roster, SessionId, What};
 use super::recovery::Recovery;
-use super::seam::Key;
 use super::session::{NO_CONNECTION, Phase};
 use super::stats::MemoryUse;
 use super::token::Claim;
@@ -247,6 +246,8 @@ impl Shard {
         if let Some(resuming) = self.resuming(slot) {
             resuming.awaited += 1;
 
+            // While it was away perhaps nobody watched, and changes that nobody is told of make no version.
+            let version = version.filter(|_| record.stage == Stage::Joined);
             resuming.versions.extend(version.map(|version| (membership, version)));
         }
         let room = self.locals[record.room.at()].id.clone();
@@ -265,8 +266,11 @@ impl Shard {
         let Resumed { epoch, offset, recovery, version, roster } = *resumed;
         self.memberships[membership].feed.set_resuming(false);
         self.enter(membership);
-        let cursor = if let Recovery::From { cursor, .. } = recovery { cursor } else { offset };
-        self.begin_behind(slot, membership, cursor);
+        if let Recovery::From { cursor, .. } = recovery
+            && cursor < offset
+        {
+            self.begin_behind(slot, membership, cursor);
+        }
         let local = self.memberships[membership].room;
         let id = std::mem::take(&mut self.locals[local.at()].id);
         if let Some(resuming) = self.resuming(slot) {
@@ -287,7 +291,9 @@ impl Shard {
                 encode::write_presence_state(&mut json, id.as_bytes(), None, epoch, &Presence { version, members });
                 let frame = self.text_frame(&json);
                 self.json = json;
-                self.say_behind_welcome(slot, frame);
+                if !self.say_behind_welcome(slot, frame) {
+                    self.overflow(slot);
+                }
                 self.release_frame(frame);
             }
         }
@@ -301,24 +307,16 @@ impl Shard {
         }
     }
 
-    /// Keeps a frame that comes behind a connection's `welcome`. The caller keeps its own reference.
-    pub(crate) fn say_behind_welcome(&mut self, slot: u32, frame: FrameIndex) {
+    /// Keeps a frame that comes behind a connection's `welcome`; false if there is no room for it. The caller keeps its own reference.
+    pub(crate) fn say_behind_welcome(&mut self, slot: u32, frame: FrameIndex) -> bool {
         let length = self.out.frames.length(frame);
         let bytes_max = self.send_queue_bytes_max;
-        let Some(resuming) = self.resuming(slot) else { return };
-        if resuming.bytes + length > bytes_max {
-            // As a send queue over its bound: it ends with this turn.
-            let connection = &mut self.connections[slot as usize];
-            if !connection.flags.has(Flags::OVERFLOWED) {
-                connection.flags.set(Flags::OVERFLOWED);
-                self.overflowed.push(Key { slot, generation: connection.generation });
-            }
-            return;
-        }
+        let Some(resuming) = self.resuming(slot).filter(|resuming| resuming.bytes + length <= bytes_max) else { return false };
         resuming.bytes += length;
         resuming.frames.push(frame);
         self.out.frames.hold(frame);
         self.stats.charge(MemoryUse::Backlog, size_of::<FrameIndex>());
+        true
     }
 
     /// Welcomes a connection whose session goes on, once the last room has been answered for.
@@ -380,6 +378,7 @@ impl Shard {
         let failed: Vec<(u64, ErrorCode)> = refusals.into_iter().flatten().map(|refused| (refused.seq, refused.code)).collect();
         self.connections[slot as usize].state = State::Open;
         let limits = self.limits.clone();
+        let spread_ms = self.spread_ms();
         self.send_json(slot, |out| {
             encode::write_welcome(
                 out,
@@ -390,8 +389,7 @@ impl Shard {
                     next_seq,
                     heartbeat_ms: limits.heartbeat_ms,
                     timeout_ms: limits.timeout_ms,
-                    // Told once the server computes it from its admission rate.
-                    spread_ms: None,
+                    spread_ms: Some(spread_ms),
                     limits: &limits,
                     features: FEATURES,
                     server_time: now.wall,

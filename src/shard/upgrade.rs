@@ -9,10 +9,11 @@ use super::ending::Goodbye;
 use super::seam::Key;
 use super::stats::Refusal;
 use crate::close::CloseReason;
-use crate::limits::USER_ID_BYTES_MAX;
+use crate::limits::{ADMISSIONS_PER_SECOND, SPREAD_MS_MAX, USER_ID_BYTES_MAX};
 use crate::protocol::Dialect;
 use crate::protocol::command::has_control;
 use crate::time::Now;
+use crate::web;
 use crate::ws::{self, Head, Request, RequestError};
 use std::net::IpAddr;
 
@@ -102,6 +103,10 @@ impl Shard {
         let endpoint = match request.path {
             "/" | "/ws" => Endpoint::Rooms,
             "/echo" if self.echo => Endpoint::Echo,
+            web::PATH => {
+                self.answer_client(now, slot, request);
+                return false;
+            }
             _ => {
                 self.refuse(now, slot, Refusal::NotFound, 404, &[], "There is no such endpoint; the WebSocket is at /ws.\n");
                 return false;
@@ -191,6 +196,13 @@ impl Shard {
         false
     }
 
+    /// The window in which a client is to try again, from its second attempt on, if this server is lost (PROTOCOL §9): wide enough for
+    /// all of the shard's clients at [`ADMISSIONS_PER_SECOND`]. They are counted twice, because a client keeps what it was told when it
+    /// came, and while a server fills it counts half of them on average.
+    pub(crate) fn spread_ms(&self) -> u64 {
+        (2 * self.stats.connections_active * 1_000 / ADMISSIONS_PER_SECOND).min(SPREAD_MS_MAX)
+    }
+
     /// 503, with the advice when to try again, spread at random so that the refused don't come back together.
     fn refuse_busy(&mut self, now: Now, slot: u32, refusal: Refusal) {
         let seconds = (1 + self.random.below(10)).to_string();
@@ -198,13 +210,35 @@ impl Shard {
     }
 
     fn answer_health(&mut self, now: Now, slot: u32, request: &Request<'_>, is_ready: bool) {
+        let (status, body) = if is_ready { (200, "ok\n") } else { (503, "not ready\n") };
+        self.answer_question(now, slot, request, status, &[], body);
+    }
+
+    /// The browser client, for pages that reach only this port. Whoever would get no connection gets no file.
+    fn answer_client(&mut self, now: Now, slot: u32, request: &Request<'_>) {
+        if !self.admit(now, slot) {
+            return;
+        }
+        let client = web::client();
+        let is_kept = request.header("if-none-match").is_some_and(|list| web::names(list, &client.etag));
+        let (status, body) = if is_kept { (304, "") } else { (200, client.text.as_str()) };
+        let headers = [
+            ("Content-Type", web::CONTENT_TYPE),
+            ("ETag", client.etag.as_str()),
+            ("Cache-Control", web::CACHE_CONTROL),
+            ("Access-Control-Allow-Origin", web::ALLOW_ORIGIN),
+            ("X-Content-Type-Options", "nosniff"),
+        ];
+        self.answer_question(now, slot, request, status, &headers, body);
+    }
+
+    /// Answers what is no upgrade, and ends the connection.
+    fn answer_question(&mut self, now: Now, slot: u32, request: &Request<'_>, status: u16, headers: &[(&str, &str)], body: &str) {
         if request.method != "GET" && request.method != "HEAD" {
             self.refuse(now, slot, Refusal::Method, 405, &[("Allow", "GET, HEAD")], "the method must be GET or HEAD\n");
             return;
         }
-        let (status, body) = if is_ready { (200, "ok\n") } else { (503, "not ready\n") };
-        let body = if request.method == "HEAD" { "" } else { body };
-        self.answer_http(slot, status, &[], body);
+        self.answer_http(slot, status, headers, body, request.method == "GET");
         self.end(now, slot, CloseReason::HttpAnswered, Goodbye::Queued);
     }
 }

@@ -98,6 +98,19 @@ export interface Gap {
   to?: number;
 }
 
+/** A page of what a room remembers. */
+export interface History<T = Json> {
+  /** The room's numbering, and the offset of its newest publication. */
+  epoch: string;
+  offset: number;
+  /** Oldest first; your own are among them. */
+  publications: Message<T>[];
+  /** There are others after these: ask again with `since` at the last one's offset. */
+  more?: true;
+  /** Why they don't begin at `since`. */
+  gap?: { reason: Gap["reason"] };
+}
+
 export interface RoomEvents<T, S> {
   /** A publication of somebody else; in order, each once. */
   message: Message<T>;
@@ -141,6 +154,11 @@ export class Room<T = Json, S = Json> extends Emitter<RoomEvents<T, S>> {
   cast(data: T): boolean;
   /** Changes what the others see beside your name. */
   setState(state: S, options?: { signal?: AbortSignal }): Promise<void>;
+  /**
+   * What the room remembers: from its oldest publication on, or after `since`. At most `limit` publications, and at most about 32 KiB.
+   * Asked again over reconnects until the answer is there; rejects as `publish` does.
+   */
+  history(options?: { since?: { epoch: string; offset: number }; limit?: number; signal?: AbortSignal }): Promise<History<T>>;
   /** Leaves, and frees all that belongs to the room. What is not sent is rejected as `left`. */
   leave(): void;
 }

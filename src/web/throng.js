@@ -50,14 +50,14 @@ class Emitter {
     if (typeof listener !== "function") throw new TypeError("a listener is a function");
     const all = this._listeners.get(name) ?? new Set();
     const entry = { listener, live: true };
-    const off = () => {
+    entry.off = () => {
       entry.live = false;
-      entry.forget();
+      forget();
       all.delete(entry);
     };
-    entry.forget = whenAborted(signal, off);
+    const forget = whenAborted(signal, entry.off);
     this._listeners.set(name, all.add(entry));
-    return (entry.off = off);
+    return entry.off;
   }
 
   _emit(name, event, last) {
@@ -112,13 +112,18 @@ export class Room extends Emitter {
     return this._throng._ask(this, "set_state", { state }, signal);
   }
 
+  /** A page of what the room remembers, the oldest first. */
+  history({ since, limit, signal } = {}) {
+    return this._throng._ask(this, "history", { since, limit }, signal);
+  }
+
   leave() {
     this._throng._remove(this, "left", true);
   }
 
   _rejoin() {
     const { state, mode, presence = state !== undefined } = this._options;
-    const since = this._epoch === undefined ? undefined : { epoch: this._epoch, offset: this._offset };
+    const since = this._epoch && { epoch: this._epoch, offset: this._offset };
     this._join = this._throng._frame("join_room", this, { since, presence, state, mode });
     this._join.since = since;
     this._throng._queue.push(this._join);
@@ -143,14 +148,12 @@ export class Room extends Emitter {
   _recover({ epoch = this._epoch, offset, gap, recovered = !gap, count }, head) {
     const from = this._offset + 1;
     const known = this._epoch;
-    const first = known === undefined;
-    if (first || !recovered) this._offset = offset;
+    if (!known || !recovered) this._offset = offset;
     if (epoch !== known) this._version = undefined;
-    const numbered = epoch === known ? { from, to: offset } : {};
     this._epoch = epoch;
-    if (first) return;
+    if (!known) return;
     this._recovery = { head, count, seen: 0 };
-    if (!recovered) this._on_gap({ reason: gap?.reason, ...numbered });
+    if (!recovered) this._on_gap({ reason: gap?.reason, ...(epoch === known && { from, to: offset }) });
     else if (count === 0 || head <= this._offset) this._recovered();
   }
 
@@ -278,18 +281,17 @@ export class Throng extends Emitter {
     super();
     this._url = `${url}`;
     this._options = { count: 1000, bytes: 1 << 20, ...options.queue, token: options.token, user: options.user };
-    const page = globalThis.addEventListener && globalThis;
     this._env = {
       now: Date.now,
       random: Math.random,
-      setTimeout: (f, ms) => setTimeout(f, ms),
-      clearTimeout: (id) => clearTimeout(id),
+      setTimeout: setTimeout.bind(),
+      clearTimeout: clearTimeout.bind(),
       WebSocket: options.WebSocket ?? globalThis.WebSocket,
-      defer: (f) => queueMicrotask(f),
-      page,
+      defer: queueMicrotask.bind(),
+      page: globalThis.addEventListener && globalThis,
       ...options.env,
     };
-    if (!this._env.WebSocket) throw new TypeError("no WebSocket here: pass one as {WebSocket}");
+    if (!this._env.WebSocket) throw new TypeError("no WebSocket: pass one");
     this._forget = whenAborted(options.signal, () => this.close());
     for (const type of PAGE_EVENTS) this._env.page?.addEventListener(type, this._onPage);
     this._open();
@@ -322,7 +324,7 @@ export class Throng extends Emitter {
   }
 
   _fitting(type, room, fields) {
-    if (fields.data === undefined && fields.state === undefined) throw new TypeError("undefined is not JSON");
+    if (type !== "history" && fields.data === undefined && fields.state === undefined) throw new TypeError("not JSON");
     const frame = this._frame(type, room, fields);
     if (frame.bytes > (this._limits.maxMessageBytes ?? 65_536)) throw new ThrongError("message_too_large");
     return frame;
@@ -352,18 +354,20 @@ export class Throng extends Emitter {
   }
 
   /** The one end of a command, whatever its fate. */
-  _settle(command, error) {
+  _settle(command, code, message) {
     // The number of an orphan may be another command's by now.
     if (this._sent.get(command.seq) === command) this._sent.delete(command.seq);
+    // A question is asked again until its answer has come.
+    if (command.type === "history" && !command.answered && !code) return this._queue.push(command);
     this._orphans.delete(command);
     command.forget?.();
     if (command.counted) {
       this._count--;
       this._bytes -= command.bytes;
     }
-    if (!error) command.resolve?.();
-    else if (command.type === "join_room" && command.room._join === command) this._remove(command.room, error.code);
-    else command.reject?.(error);
+    if (!code) command.resolve?.();
+    else if (command.type === "join_room" && command.room._join === command) this._remove(command.room, code);
+    else command.reject?.(new ThrongError(code, message));
   }
 
   _flush() {
@@ -378,7 +382,9 @@ export class Throng extends Emitter {
 
   _transmit(command) {
     command.held = false;
-    this._socket.send(`${command.text.slice(0, -1)},"seq":${command.seq}}`);
+    // A question names itself by `id`, in its answer and in a refusal.
+    const id = command.type === "history" ? `,"id":${command.seq}` : "";
+    this._socket.send(`${command.text.slice(0, -1)},"seq":${command.seq}${id}}`);
   }
 
   _send(frame) {
@@ -390,9 +396,8 @@ export class Throng extends Emitter {
     this._acked = seq;
     for (const command of this._sent.values()) {
       if (command.seq > seq) break;
-      const refusal = failed?.get(command.seq);
       command.decided = true;
-      this._settle(command, refusal && new ThrongError(refusal.code));
+      this._settle(command, failed?.get(command.seq)?.code);
     }
   }
 
@@ -403,7 +408,7 @@ export class Throng extends Emitter {
     this._queue = this._queue.filter((command) => command.room !== room);
     // A room whose join was never sent is left in silence.
     if (tell && !waiting.includes(room._join)) this._queue.push(this._frame("leave_room", room));
-    for (const command of waiting) this._settle(command, new ThrongError("left"));
+    for (const command of waiting) this._settle(command, "left");
     this._disown(room);
     room._free(reason);
     this._flush();
@@ -411,7 +416,7 @@ export class Throng extends Emitter {
 
   /** The recovery is over: what did not come back in it may or may not have been published. */
   _disown(room) {
-    for (const command of this._orphans) if (command.room === room) this._settle(command, new ThrongError("unknown"));
+    for (const command of this._orphans) if (command.room === room) this._settle(command, "unknown");
   }
 
   _recognise(session, seq) {
@@ -451,17 +456,24 @@ export class Throng extends Emitter {
   }
 
   _on_error({ seq, id, code, message, retryable, retryAfterMs = BASE_MS }) {
-    const command = this._sent.get(seq);
+    const command = this._sent.get(seq ?? id);
     if (command && retryable) {
       command.held = true;
       this._timer("retry", retryAfterMs, () => {
         for (const command of this._sent.values()) if (command.held) this._transmit(command);
         this._flush();
       });
-    } else if (command) this._settle(command, new ThrongError(code, message));
+    } else if (command) this._settle(command, code, message);
     else if (id !== undefined) {
       for (const room of this._rooms.values()) if (room._question === id) room._refused();
     } else if (seq === undefined) this._emit("error", new ThrongError(code, message));
+  }
+
+  _on_history(frame) {
+    const command = this._sent.get(frame.id);
+    if (!command) return;
+    command.answered = true;
+    command.resolve(frame);
   }
 
   _on_welcome(frame) {
@@ -490,7 +502,7 @@ export class Throng extends Emitter {
     for (const room of [...this._rooms.values()]) {
       const found = resumed.get(room.id);
       if (room._join && !room._join.decided) continue; // It has just been sent again, or will be sent.
-      if (!found || (room._epoch === undefined && !found.gap)) room._rejoin();
+      if (!found || (!room._epoch && !found.gap)) room._rejoin();
       else {
         room._join = undefined;
         if (room.state !== "joined") room._become("joined");
@@ -509,12 +521,12 @@ export class Throng extends Emitter {
     this._seq = this._acked = 0;
     for (const room of this._rooms.values()) room._rejoin();
     for (const command of sent) {
-      // A state may be set twice.
-      if (command.type === "set_state" && command.room.state !== "left") this._queue.push(command);
+      // A state may be set twice, a question asked twice.
+      if (/^[hs]/.test(command.type) && command.room.state !== "left") this._queue.push(command);
       else if (command.type === "broadcast" && command.room._join?.since) {
         command.session = this.id;
         this._orphans.add(command);
-      } else this._settle(command, command.counted && new ThrongError("unknown"));
+      } else this._settle(command, command.counted && "unknown");
     }
     this._queue.push(...waiting);
   }
@@ -557,8 +569,9 @@ export class Throng extends Emitter {
   }
 
   _hello(token) {
-    const rooms = [...this._rooms.values()].filter((room) => room._epoch !== undefined);
-    const position = (room) => [room.id, { epoch: room._epoch, offset: room._offset, version: room._version }];
+    const rooms = { __proto__: null };
+    for (const { id, _epoch: epoch, _offset: offset, _version: version } of this._rooms.values())
+      if (epoch) rooms[id] = { epoch, offset, version };
     return {
       type: "connect",
       token,
@@ -566,7 +579,7 @@ export class Throng extends Emitter {
       client: "throng.js/0.1",
       attempt: this._attempt,
       lastCode: this._lastCode,
-      resume: this._token && { token: this._token, acked: this._acked, rooms: Object.fromEntries(rooms.map(position)) },
+      resume: this._token && { token: this._token, acked: this._acked, rooms },
     };
   }
 
@@ -602,7 +615,7 @@ export class Throng extends Emitter {
     if (is(1009, 4202, 4203)) this._token = undefined;
     if (is(1009)) {
       const [largest] = [...this._sent.values()].sort((a, b) => b.bytes - a.bytes);
-      if (largest) this._settle(largest, new ThrongError("message_too_large"));
+      if (largest) this._settle(largest, "message_too_large");
     }
     this._schedule(status);
   }
@@ -639,8 +652,8 @@ export class Throng extends Emitter {
     for (const type of PAGE_EVENTS) this._env.page?.removeEventListener(type, this._onPage);
     for (const room of this._rooms.values()) room._free("closed");
     this._rooms.clear();
-    for (const command of this._queue.splice(0)) this._settle(command, new ThrongError("closed"));
-    for (const command of [...this._sent.values(), ...this._orphans]) this._settle(command, new ThrongError("unknown"));
+    for (const command of this._queue.splice(0)) this._settle(command, "closed");
+    for (const command of [...this._sent.values(), ...this._orphans]) this._settle(command, "unknown");
     this._token = this._auth = undefined;
     this._finish(this.status);
   }
@@ -740,8 +753,6 @@ export class Throng extends Emitter {
 function adviceIn(reason) {
   try {
     const { ra } = JSON.parse(reason);
-    return ra >= 0 ? ra : undefined;
-  } catch {
-    return undefined;
-  }
+    if (ra >= 0) return ra;
+  } catch {}
 }

@@ -335,7 +335,8 @@ fn hex_digit(byte: u8) -> Option<u8> {
 /// Appends a whole plain answer, after which the connection is to be closed.
 ///
 /// `headers` come besides `Content-Length`, `Content-Type: text/plain` (unless `headers` has one, or the body is empty),
-/// `Cache-Control: no-store` and `Connection: close`. Names and values must come from us, not from a peer.
+/// `Cache-Control: no-store` (unless `headers` has one) and `Connection: close`; of a 304 there is no length. Names and values must come
+/// from us, not from a peer.
 pub fn write_response(out: &mut Vec<u8>, status: u16, headers: &[(&str, &str)], body: &str) {
     debug_assert!(headers.iter().all(|(name, value)| !name.contains(['\r', '\n', ':']) && !value.contains(['\r', '\n'])));
     let has = |wanted: &str| headers.iter().any(|(name, _)| name.eq_ignore_ascii_case(wanted));
@@ -348,8 +349,14 @@ pub fn write_response(out: &mut Vec<u8>, status: u16, headers: &[(&str, &str)], 
     }
     // RFC 9110 §7.8: who sends Upgrade names it in Connection.
     let connection = if has("upgrade") { "Upgrade, close" } else { "close" };
-    let length = body.len().to_string();
-    write_all(out, &["Content-Length: ", &length, "\r\nCache-Control: no-store\r\nConnection: ", connection, "\r\n\r\n", body]);
+    // RFC 9110 §8.6: the length in a 304 is that of the 200 or none.
+    if status != 304 {
+        write_all(out, &["Content-Length: ", &body.len().to_string(), "\r\n"]);
+    }
+    if !has("cache-control") {
+        write_all(out, &["Cache-Control: no-store\r\n"]);
+    }
+    write_all(out, &["Connection: ", connection, "\r\n\r\n", body]);
 }
 
 /// Appends the parts one after the other.
@@ -363,6 +370,7 @@ pub(super) fn write_all(out: &mut Vec<u8>, parts: &[&str]) {
 const fn reason_phrase(status: u16) -> &'static str {
     match status {
         200 => "OK",
+        304 => "Not Modified",
         400 => "Bad Request",
         404 => "Not Found",
         405 => "Method Not Allowed",

@@ -4,10 +4,13 @@
 //! `told`. One connection of a client is a socket and a peer as any other's, so that what the server owes to whoever did nothing wrong
 //! is owed to it, too: `tap` reads with it just enough of what the server says to know.
 
+use crate::delays::Delays;
+use crate::hear::SMALL_HISTORY;
 use crate::peer::{PUBLICATION_NAME_BYTES, Publication, USERS, data, digest};
 use crate::plan::{Cut, Fault, Op, Reading};
 use crate::told::{Asked, Fate, View, Wish};
 use crate::world::World;
+use std::collections::HashSet;
 use throng::client::{Action, Identity, JoinOptions, Machine, SocketId};
 use throng::shard::Ended;
 use throng::time::Millis;
@@ -57,6 +60,10 @@ pub(crate) struct Client {
     pub(crate) session: Option<u32>,
     /// Sessions that were followed by another.
     pub(crate) sessions_lost: u32,
+    /// Since when it has had no connection on which its session was known, and how long the server keeps it then, in ms.
+    pub(crate) away_since: Option<Millis>,
+    pub(crate) resume_ttl_ms: Option<u64>,
+    pub(crate) delays: Delays,
     /// By room: what its application knows of it, while it wants to be in it.
     pub(crate) views: Vec<Option<View>>,
     /// By room: where the application stood when it was last in it.
@@ -64,6 +71,8 @@ pub(crate) struct Client {
     pub(crate) asked: Vec<Asked>,
     pub(crate) publications: Vec<Publication>,
     pub(crate) casts: u32,
+    /// Rooms and offsets at which it was shown what a lost session of its own had published, without the number that would tell.
+    pub(crate) unsigned: HashSet<(usize, u64)>,
     /// It may have been too slow, so that the server may have had to pass something over.
     pub(crate) may_lag: bool,
 }
@@ -84,7 +93,10 @@ impl World<'_> {
         let mut views = Vec::new();
         views.resize_with(rooms, || None);
         let machine = Machine::new(identity, self.rng.next(), self.now.mono);
-        let is_slow = self.shape.has(Fault::ShortSend) || self.shape.limits.send_queue_bytes_max < 64 * 1024;
+        let limits = &self.shape.limits;
+        // Where hardly anything is kept, more may be published than that while a room is taken up again.
+        let is_small = limits.send_queue_bytes_max < 64 * 1024 || limits.history_publications_max < SMALL_HISTORY;
+        let is_slow = self.shape.has(Fault::ShortSend) || is_small;
         self.clients.push(Client {
             machine,
             user,
@@ -95,11 +107,15 @@ impl World<'_> {
             is_closed: false,
             session: None,
             sessions_lost: 0,
+            away_since: None,
+            resume_ttl_ms: None,
+            delays: Delays::default(),
             views,
             past,
             asked: Vec::new(),
             publications: Vec::new(),
             casts: 0,
+            unsigned: HashSet::new(),
             may_lag: is_slow || self.shape.has(Fault::MemoryBudget),
         });
         let client = self.clients.len() - 1;
@@ -132,6 +148,13 @@ impl World<'_> {
             }
             Op::Cut(cut) => self.cut(client, cut),
             Op::Read(reading) => self.client_reads_as(client, reading),
+            Op::Rejoin { room } => {
+                let room = self.joined_room(client, room);
+                self.app_set_state(client, room as u8);
+                self.app_leave(client, room as u8);
+                let watches = self.rng.chance(3);
+                self.app_join(client, room, watches, true);
+            }
             Op::CloseClient => self.app_close(client),
             // Harmless at any time.
             Op::Ping | Op::Publish { .. } | Op::Burst { .. } => self.clients[client].machine.handle_timeout(self.now.mono),
@@ -239,9 +262,11 @@ impl World<'_> {
     fn app_set_state(&mut self, client: usize, room: u8) {
         let room = self.joined_room(client, room);
         let state = self.rng.below(1_000) as u32;
-        let is_behind = self.is_behind(client);
+        let (is_behind, number) = (self.is_behind(client), client);
         let client = &mut self.clients[client];
         let asked = client.machine.set_state(self.now.mono, &self.rooms[room].name, &state.to_string());
+        trace!(self, "client {number} says {state} of itself in room {room}: {asked:?}");
+        let client = &mut self.clients[number];
         match asked {
             Ok(command) => {
                 client.asked.push(Asked::new(command, Wish::SetState { room }, client.sessions_lost));
@@ -368,6 +393,7 @@ impl World<'_> {
 
     /// From now on a client's session must be taken for gone, unless it is taken up again.
     pub(crate) fn session_gone(&mut self, client: usize) {
+        self.clients[client].away_since.get_or_insert(self.now.mono);
         if let Some(session) = self.clients[client].session {
             let gone = self.gone_now();
             self.sessions.set_gone(session, Some(gone));
@@ -494,6 +520,7 @@ impl World<'_> {
             }
             busy |= self.transmit(client);
             busy |= self.take_events(client);
+            self.watch_delay(client);
             if !busy {
                 return round > 0;
             }
@@ -583,6 +610,7 @@ impl World<'_> {
         self.clients[client].machine.handle_received(self.now.mono, link.socket, &bytes);
         self.read_buffer = bytes;
         self.serve(client);
+        self.clients[client].delays.forget();
         true
     }
 }

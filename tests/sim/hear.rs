@@ -219,6 +219,11 @@ impl World<'_> {
         }
     }
 
+    /// Whether a session is none of a reader any more: what was published in it comes to the reader as anybody else's.
+    fn is_lost(&self, reader: usize, session: u32) -> bool {
+        reader.checked_sub(FIRST_CLIENT).is_some_and(|client| self.clients[client].session != Some(session))
+    }
+
     /// Enters what a reader was shown into the room's log, and holds it to what is known of it.
     pub(crate) fn enter(&mut self, heard: &Heard, data: &Object<'_>, raw: &[u8]) {
         let Heard { reader, room, author, offset, session } = *heard;
@@ -232,8 +237,8 @@ impl World<'_> {
         check!(!publication.refused, "exactly once", "{author}'s {number} was refused, and is at {offset}");
         check!(publication.digest == digest(raw), "data", "{reader}: {:?} is not what was written", String::from_utf8_lossy(raw));
         check!(publication.room == room, "broadcast", "{author} wrote {number} in another room");
-        // What a lost session published comes back to its author as anybody else's.
-        let is_lost = reader.checked_sub(FIRST_CLIENT).is_some_and(|client| self.clients[client].session != Some(session));
+        let is_unsigned = |client: usize| self.clients[client].unsigned.contains(&(room, offset));
+        let is_lost = self.is_lost(reader, session) && reader.checked_sub(FIRST_CLIENT).is_some_and(is_unsigned);
         check!(author != reader || publication.echo || is_lost, "own copy", "{reader} got its own {number} without asking");
         let known = Entry::Seen { author, number: number as u32 };
         let entry = self.rooms[room].entry(offset);
@@ -274,8 +279,8 @@ impl World<'_> {
     }
 
     fn hear_volatile(&mut self, id: usize, room: usize, author: usize, session: &[u8], data: &Object<'_>) {
-        let number = self.volatile_number(id, author, data);
         let session = self.sessions.number(session);
+        let number = self.volatile_number(id, author, session, data);
         let Some(member) = self.peers[id].members[room].as_mut() else {
             fail!("non-member", "peer {id} got a volatile publication of room {room}, in which it is not")
         };
@@ -289,14 +294,14 @@ impl World<'_> {
     }
 
     /// The number of a volatile publication that a reader is shown.
-    pub(crate) fn volatile_number(&mut self, reader: usize, author: usize, data: &Object<'_>) -> u32 {
+    pub(crate) fn volatile_number(&mut self, reader: usize, author: usize, session: u32, data: &Object<'_>) -> u32 {
         let number = data.number("v").unwrap_or(u64::MAX);
         let count = match author.checked_sub(FIRST_CLIENT) {
             Some(client) => self.clients[client].casts,
             None => self.peers[author].volatiles,
         };
         check!(number < u64::from(count), "volatile", "{author} never wrote {number}");
-        check!(author != reader, "own copy", "{reader} got its own volatile {number}");
+        check!(author != reader || self.is_lost(reader, session), "own copy", "{reader} got its own volatile {number}");
         number as u32
     }
 

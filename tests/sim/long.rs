@@ -6,6 +6,7 @@ mod failure;
 #[macro_use]
 mod world;
 mod client;
+mod delays;
 mod driver;
 mod hear;
 mod json;

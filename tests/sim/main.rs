@@ -19,6 +19,7 @@ mod failure;
 #[macro_use]
 mod world;
 mod client;
+mod delays;
 mod driver;
 mod hear;
 mod json;
@@ -35,6 +36,7 @@ mod watch;
 
 use plan::{Fault, Plan};
 use std::hash::{BuildHasher, Hasher};
+use told::Tally;
 
 /// Seeds that are always run.
 const FIXED_SEEDS: u64 = if cfg!(debug_assertions) { 40 } else { 300 };
@@ -50,12 +52,17 @@ fn assert_clean(seed: u64) -> run::Outcome {
 
 #[test]
 fn fixed_seeds_are_clean_and_every_kind_of_fault_happens() {
-    let (mut seen, mut recovered) = ([0; Fault::COUNT], [0; 3]);
+    let (mut seen, mut recovered, mut clients) = ([0; Fault::COUNT], [0; 3], Tally::default());
     for seed in 0..FIXED_SEEDS {
         let outcome = assert_clean(seed);
         assert!(outcome.frames > 100 && outcome.simulated_ms > 600_000, "seed {seed} is no run worth its name: {outcome:?}");
         seen.iter_mut().zip(outcome.seen).for_each(|(sum, count)| *sum += count);
         recovered.iter_mut().zip(outcome.recovered).for_each(|(sum, count)| *sum += count);
+        clients.add(outcome.clients);
+    }
+    for (what, count) in clients.parts_mut() {
+        // A server need not take a session up again.
+        assert!(*count > 0 || what == "resumed", "no client machine has had: {what}");
     }
     assert!(recovered.iter().all(|count| *count > 0), "recoveries, lags and gaps: {recovered:?}");
     for fault in Fault::ALL {

@@ -410,6 +410,7 @@ impl World<'_> {
             | Op::Drain
             | Op::Cut(_)
             | Op::Doze { .. }
+            | Op::Rejoin { .. }
             | Op::CloseClient => {}
         }
     }

@@ -173,6 +173,10 @@ pub(crate) enum Op {
     Doze {
         ms: u16,
     },
+    /// An application says its state, leaves the room, and joins it at once with another state.
+    Rejoin {
+        room: u8,
+    },
     /// An application closes its client.
     CloseClient,
     Stall {
@@ -347,7 +351,7 @@ fn client_op(rng: &mut Rng, shape: &Shape) -> Op {
         14..=18 => Op::Leave { room },
         19..=23 => Op::SetState { room },
         24..=27 => Op::Volatile { room },
-        28 => Op::Ping,
+        28 => Op::Rejoin { room },
         29..=38 => client_fault(rng, shape, room),
         39 if rng.chance(4) => Op::CloseClient,
         40..=46 => Op::Burst { room, count: 2 + rng.below(10) as u8, lose: false },

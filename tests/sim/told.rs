@@ -9,8 +9,9 @@ use crate::hear::Heard;
 use crate::json::Object;
 use crate::plan::Fault;
 use crate::room::Entry;
+use crate::watch::Present;
 use crate::world::World;
-use throng::client::{CommandId, Event, Message, Position, Recovery, State};
+use throng::client::{CommandId, Event, Message, Position, PresenceChange, Recovery, State};
 
 /// What an application was told of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,13 +55,15 @@ pub(crate) struct View {
     /// The application's own presence state, and whether it is known to be the server's.
     pub(crate) state: Option<u32>,
     pub(crate) is_state_sure: bool,
+    /// Who is in the room, as told by one change after the other; `None` while only counts are known.
+    list: Option<Vec<Present>>,
     /// The last volatile publication from each session.
     volatile: Vec<(u32, u32)>,
 }
 
 impl View {
     pub(crate) fn new(watches: bool, state: Option<u32>, since: Option<u64>) -> View {
-        View { is_joined: false, position: since, watches, state, is_state_sure: true, volatile: Vec::new() }
+        View { is_joined: false, position: since, watches, state, is_state_sure: true, list: None, volatile: Vec::new() }
     }
 }
 
@@ -110,6 +113,10 @@ impl World<'_> {
             Event::State(State::Closed(cause)) => {
                 check!(self.clients[client].is_closed, "closed", "client {client} gave up by itself: {cause:?}");
             }
+            Event::State(State::Connected { resumed: true }) => {
+                // It is fed from histories, and others may publish more in the meantime than a small one keeps.
+                self.clients[client].may_lag |= self.shape.limits.history_publications_max < crate::hear::SMALL_HISTORY;
+            }
             Event::State(_) => {}
             Event::Joined { room, epoch, offset, recovery } => {
                 let room = self.room_of(&room);
@@ -126,11 +133,7 @@ impl World<'_> {
             }
             Event::Left { room, reason } => fail!("left", "client {client}: {room} for {reason}"),
             Event::Message(message) => self.told_message(client, &message),
-            Event::Presence { room, .. } => {
-                let room = self.room_of(&room);
-                let watches = self.clients[client].views[room].as_ref().is_some_and(|view| view.watches);
-                check!(watches, "presence", "client {client} is told who is in room {room}");
-            }
+            Event::Presence { room, change } => self.told_presence(client, self.room_of(&room), &change),
             Event::Gap { room, range, position, reason } => {
                 let room = self.room_of(&room);
                 self.told_gap(client, room, range, &position, &reason);
@@ -171,7 +174,6 @@ impl World<'_> {
             (Recovery::Complete, Some(position)) => {
                 check!(position <= head, "numbering", "client {client} stood at {position} of room {room}, whose head is {head}");
                 self.tally.recovered += u64::from(position < head);
-                self.clients[client].may_lag |= self.shape.limits.history_publications_max < crate::hear::SMALL_HISTORY;
             }
             (Recovery::Gap(_), Some(position)) => {
                 let may_be = self.is_gap_allowed(room, position, head);
@@ -184,6 +186,7 @@ impl World<'_> {
 
     fn told_gap(&mut self, client: usize, room: usize, range: Option<(u64, u64)>, position: &Position, reason: &str) {
         self.tally.gaps += 1;
+        self.gaps += 1;
         let before = self.view(client, room).position;
         let Some(before) = before else { fail!("gap", "client {client} stood nowhere in room {room}") };
         let to = position.offset;
@@ -255,7 +258,7 @@ impl World<'_> {
         let author = self.author(reader, &data, message.connection.as_bytes());
         let Some(offset) = message.offset else {
             let session = self.sessions.number(message.connection.as_bytes());
-            let number = self.volatile_number(reader, author, &data);
+            let number = self.volatile_number(reader, author, session, &data);
             let view = self.view(client, room);
             match view.volatile.iter_mut().find(|(other, _)| *other == session) {
                 Some((_, last)) => {
@@ -269,6 +272,49 @@ impl World<'_> {
         self.app_passes_over(client, room, offset);
         let heard = Heard { reader, room, author, offset, session: self.sessions.number(message.connection.as_bytes()) };
         self.enter(&heard, &data, message.data.as_bytes());
+    }
+
+    // ---- presence -------------------------------------------------------------------------------------------------------
+
+    fn told_presence(&mut self, client: usize, room: usize, change: &PresenceChange) {
+        check!(self.view(client, room).watches, "presence", "client {client} is told who is in room {room}");
+        let mut list = self.view(client, room).list.take();
+        match change {
+            PresenceChange::Replaced => list = self.presence_list(client, room),
+            PresenceChange::Counts { .. } => list = None,
+            PresenceChange::Changed { joins, leaves, updates } => {
+                if let Some(list) = &mut list {
+                    for entry in leaves {
+                        let session = self.sessions.number(entry.id.as_bytes());
+                        list.retain(|present| present.session != session);
+                    }
+                    for entry in joins.iter().chain(updates) {
+                        let new = self.present(&entry.user, &entry.id, entry.state.as_deref());
+                        list.retain(|present| present.session != new.session);
+                        list.push(new);
+                    }
+                }
+            }
+        }
+        self.view(client, room).list = list;
+    }
+
+    fn present(&mut self, user: &str, id: &str, state: Option<&str>) -> Present {
+        let number = user.strip_prefix("user-").and_then(|digits| digits.parse().ok());
+        let user = number.unwrap_or_else(|| fail!("presence", "nobody is called {user:?}"));
+        Present { session: self.sessions.number(id.as_bytes()), user, state: state.and_then(|state| state.parse().ok()) }
+    }
+
+    /// Who is in a room, as a machine has it; `None` if it has only counts.
+    fn presence_list(&mut self, client: usize, room: usize) -> Option<Vec<Present>> {
+        let presence =
+            self.clients[client].machine.presence(&self.rooms[room].name).filter(|presence| !presence.is_counted_only())?;
+        let mut entries: Vec<(String, String, Option<String>)> = Vec::new();
+        for (user, member) in presence.users() {
+            let connections = member.connections.iter();
+            entries.extend(connections.map(|(id, state)| (user.to_owned(), id.to_string(), state.as_deref().map(str::to_owned))));
+        }
+        Some(entries.iter().map(|(user, id, state)| self.present(user, id, state.as_deref())).collect())
     }
 
     // ---- commands -------------------------------------------------------------------------------------------------------
@@ -349,9 +395,10 @@ impl World<'_> {
         }
     }
 
-    /// A client that watches a room knows who is in it.
-    pub(crate) fn judge_client_presence(&self, room: usize, truth: &[(u32, Option<u32>)]) {
-        for (id, client) in self.clients.iter().enumerate() {
+    /// A client that watches a room knows who is in it, and has told its application each change.
+    pub(crate) fn judge_client_presence(&mut self, room: usize, truth: &[(u32, Option<u32>)]) {
+        for id in 0..self.clients.len() {
+            let client = &self.clients[id];
             if client.is_closed || !client.views[room].as_ref().is_some_and(|view| view.watches) {
                 continue;
             }
@@ -359,23 +406,19 @@ impl World<'_> {
                 fail!("presence", "client {id} has no list of room {room}")
             };
             check!(presence.is_current(), "presence", "client {id} has no whole list of room {room}");
-            if presence.is_counted_only() {
-                let mut users: Vec<u32> = truth.iter().map(|(user, _)| *user).collect();
-                users.dedup();
-                let (counts, told) =
-                    ((users.len() as u64, truth.len() as u64), (presence.user_count(), presence.connection_count()));
-                check!(told == counts, "presence", "client {id}, room {room}: {told:?} instead of {counts:?}");
-                continue;
-            }
-            let mut known: Vec<(u32, Option<u32>)> = Vec::new();
-            for (user, member) in presence.users() {
-                let Some(user) = user.strip_prefix("user-").and_then(|digits| digits.parse().ok()) else {
-                    fail!("presence", "nobody is called {user:?}")
-                };
-                known.extend(member.connections.values().map(|state| (user, state.as_ref().and_then(|state| state.parse().ok()))));
-            }
+            let told = (presence.user_count(), presence.connection_count());
+            let mut users: Vec<u32> = truth.iter().map(|(user, _)| *user).collect();
+            users.dedup();
+            let counts = (users.len() as u64, truth.len() as u64);
+            check!(told == counts, "presence", "client {id}, room {room}: {told:?} instead of {counts:?}");
+            let Some(mut list) = self.presence_list(id, room) else { continue };
+            let mut known: Vec<(u32, Option<u32>)> = list.iter().map(|present| (present.user, present.state)).collect();
             known.sort_unstable();
             check!(known == truth, "presence", "client {id}, room {room}: it knows {known:?}, and the truth is {truth:?}");
+            let mut followed = self.view(id, room).list.clone().unwrap_or_default();
+            list.sort_unstable();
+            followed.sort_unstable();
+            check!(followed == list, "presence told", "client {id}, room {room}: it has {list:?}, and has told {followed:?}");
         }
     }
 

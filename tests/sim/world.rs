@@ -172,6 +172,7 @@ impl<'plan> World<'plan> {
             | Op::End(_)
             | Op::Cut(_)
             | Op::Doze { .. }
+            | Op::Rejoin { .. }
             | Op::CloseClient
             | Op::Read(_)) => {
                 if usize::from(step.seat) < self.shape.machines {

@@ -20,6 +20,11 @@ impl Setup {
         Setup { shards }
     }
 
+    /// How many shards they have.
+    pub fn count(&self) -> usize {
+        self.shards
+    }
+
     /// A running server. `flags` are further arguments of `throng serve`.
     pub fn start(&self, flags: &[&str]) -> Server {
         let shards = self.shards.to_string();

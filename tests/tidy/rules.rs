@@ -16,10 +16,10 @@ const IMPORTS: [(&str, &[&str]); 16] = [
     ("ws", &["limits", "close", "time"]),
     ("protocol", &["limits", "close", "time", "planted"]),
     ("tls", &["limits", "close", "time"]),
-    ("shard", &["ws", "protocol", "limits", "close", "time", "planted"]),
+    ("shard", &["ws", "protocol", "web", "limits", "close", "time", "planted"]),
     // Tests of the core that a fuzzer drives.
     ("fuzzing", &["driver", "shard", "ws", "protocol", "limits", "close", "time", "planted"]),
-    ("client", &["ws", "protocol", "limits", "close", "time"]),
+    ("client", &["ws", "protocol", "limits", "close", "time", "planted"]),
     ("uring", &["limits", "close", "time"]),
     // Joins core, TLS and ring, and never looks inside a message.
     ("driver", &["shard", "tls", "uring", "limits", "close", "time"]),

@@ -58,6 +58,39 @@ for (const spreadMs of [0, 8_000]) {
   });
 }
 
+/**
+ * The rule of socket.io-client with its defaults (1 s, doubled, jitter one half, at most 5 s), as its documentation has it: the draw moves
+ * the delay up or down by up to its half, by the parity of its first decimal, and the cap comes last.
+ */
+function cappedAfterTheDraw(n, draw) {
+  const delay = 1000 * 2 ** n;
+  const by = draw * 0.5 * delay;
+  return Math.min(5000, Math.floor(Math.floor(draw * 10) % 2 === 0 ? delay - by : delay + by));
+}
+
+/** The share of the most frequent delay, on a grid of 1 ms. */
+function shareOfEquals(list) {
+  const counts = new Map();
+  for (const delay of list) counts.set(Math.floor(delay), (counts.get(Math.floor(delay)) ?? 0) + 1);
+  return Math.max(...counts.values()) / list.length;
+}
+
+test("unlike with a rule that draws before the cap, hardly any delays are equal", (t) => {
+  const { world } = new Script({}, 5);
+  const ours = Array.from({ length: 9 }, () => []);
+  for (const { n, delay } of delays(0)) {
+    ours[n].push(delay);
+    if (ours[8].length === SAMPLES) break;
+  }
+  for (let n = 0; n < 9; n++) {
+    const theirs = shareOfEquals(Array.from({ length: SAMPLES }, () => cappedAfterTheDraw(n, world.random())));
+    const own = shareOfEquals(ours[n]);
+    t.diagnostic(`attempt ${n + 1}: equal delays ${(own * 100).toFixed(1)} % of ours, ${(theirs * 100).toFixed(1)} % if capped after the draw`);
+    assert.ok(own < 0.01, `attempt ${n + 1}: ${own}`);
+    assert.ok(n < 3 || theirs > 0.85, "what is compared with does what it is said to");
+  }
+});
+
 test("the judge of distributions finds jitter that is drawn before the cap", () => {
   const { world } = new Script({}, 3);
   const capped = Array.from({ length: SAMPLES }, () => Math.min(30_000, world.random() * 64_000));

@@ -28,6 +28,9 @@ try {
 } catch (error) {
   if (error instanceof ThrongError) console.log(error.code);
 }
+const { publications, epoch, more } = await room.history({ limit: 50 });
+const last: Message<Text> | undefined = publications.at(-1);
+if (more && last?.offset) await room.history({ since: { epoch, offset: last.offset }, signal: abort.signal });
 const sent: boolean = room.cast({ text: "…" });
 off();
 room.leave();

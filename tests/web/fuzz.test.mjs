@@ -16,6 +16,7 @@ const ROOMS = ["a", "__proto__"];
 
 class App {
   published = [];
+  asked = [];
   memberships = [];
   events = { recovered: 0, gap: 0 };
 
@@ -62,6 +63,17 @@ class App {
       (error) => (fate.state = error.code),
     );
   }
+
+  ask(id) {
+    const found = this.open.get(id);
+    if (!found) return;
+    const question = { id, state: "pending" };
+    this.asked.push(question);
+    found.room.history().then(
+      (answer) => Object.assign(question, { state: "answered", answer }),
+      ({ code }) => (question.state = code),
+    );
+  }
 }
 
 function act(world, server, apps) {
@@ -71,6 +83,7 @@ function act(world, server, apps) {
   world.act(() => {
     if (dice < 0.59) app.publish(pick(ROOMS));
     else if (dice < 0.6) for (let burst = 0; burst < 45; burst++) app.publish(pick(ROOMS));
+    else if (dice < 0.62) app.ask(pick(ROOMS));
     else if (dice < 0.64) app.open.get(pick(ROOMS))?.room.cast({ by: app.name });
     else if (dice < 0.74) app.join(pick(ROOMS));
     else if (dice < 0.78) app.leave(pick(ROOMS));
@@ -123,9 +136,19 @@ function judge({ server, apps }) {
       assert.ok(index > (last.get(id) ?? -1), `${data.by}${data.n} overtook an earlier one`);
       last.set(id, index);
     }
+    for (const question of app.asked) judgeQuestion(server, question);
     for (const seen of app.memberships) judgeMembership(server, app, seen);
     assert.equal(app.throng.state, "connected", "it never gives up");
   }
+}
+
+/** An answer is what the room remembered at its head, without a hole; none is made up and none is owed. */
+function judgeQuestion(server, { id, state, answer }) {
+  assert.notEqual(state, "pending", "a question is never settled");
+  if (!answer) return;
+  const log = server.log.filter((entry) => entry.roomId === id && entry.epoch === answer.epoch && entry.offset <= answer.offset);
+  const last = answer.publications.map(({ offset, data }) => ({ offset, data }));
+  assert.deepEqual(last, log.slice(log.length - last.length).map(({ offset, data }) => ({ offset, data })), "it is the end of the log");
 }
 
 /** Follows what one membership saw through the log: every offset of others is seen, or in a gap. */
@@ -156,6 +179,7 @@ function judgeMembership(server, app, seen) {
 test(`exactly once and in order, over ${SEEDS} seeds`, async (t) => {
   const sums = {};
   const fates = {};
+  const answers = {};
   for (let seed = FIRST; seed < FIRST + SEEDS; seed++) {
     const run = await play(seed).catch((error) => assert.fail(`seed ${seed}: ${error.stack}`));
     try {
@@ -172,12 +196,15 @@ test(`exactly once and in order, over ${SEEDS} seeds`, async (t) => {
     for (const app of run.apps) {
       for (const [name, value] of Object.entries(app.events)) sums[name] = (sums[name] ?? 0) + value;
       for (const { state } of app.published) fates[state] = (fates[state] ?? 0) + 1;
+      for (const { state } of app.asked) answers[state] = (answers[state] ?? 0) + 1;
     }
   }
   t.diagnostic(JSON.stringify(sums));
   t.diagnostic(JSON.stringify(fates));
+  t.diagnostic(JSON.stringify(answers));
   for (const [name, value] of Object.entries(sums)) assert.ok(value > 0, `no run had any ${name}: the fuzz is too tame`);
   for (const name of ["resolved", "unknown", "too_rude", "queue_full", "left"]) assert.ok(fates[name] > 0, `no publication ended as ${name}`);
+  for (const name of ["answered", "left"]) assert.ok(answers[name] > 0, `no question ended as ${name}`);
 });
 
 // Clients with one bug each: the judge must find every one of them.

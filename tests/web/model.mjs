@@ -181,6 +181,12 @@ export class ModelServer {
       const answer = { recovered: !!frame.since && !missed.gap, gap: missed.gap ? missed : undefined };
       session.link?.tell({ type: "room_joined", roomId: room.id, seq: frame.seq, epoch: room.epoch, offset: room.offset, ...answer });
       if (frame.since && !missed.gap) for (const publication of missed) this.deliver(session, room, publication, true);
+    } else if (frame.type === "history") {
+      // A question is named by its `id` alone, in the answer and in the refusal.
+      const { id } = frame;
+      const publications = room.history.map(({ data, offset, session }) => ({ data, offset, from: { user: "u", connection: session } }));
+      if (room.members.has(session)) session.link?.tell({ type: "history", roomId: room.id, id, epoch: room.epoch, offset: room.offset, publications });
+      else session.link?.tell({ type: "error", code: "not_joined", retryable: false, id });
     } else if (!room.members.has(session)) refuse("not_joined");
     else if (this.maybe(0.04)) refuse("too_rude");
     else this.publish(session, frame);

@@ -48,6 +48,30 @@ const checks = {
     bob.close();
   },
 
+  async "a room's history comes in pages, whole and in order"() {
+    const ada = open("ada");
+    const room = ada.join(name("history"));
+    const pad = "x".repeat(1000);
+    await Promise.all(Array.from({ length: 100 }, (_, n) => room.publish({ n, pad })));
+    const bob = open("bob");
+    const late = bob.join(room.id);
+    const found = [];
+    let pages = 0;
+    let since;
+    for (let more = true; more; pages++) {
+      const page = await late.history({ since });
+      assert.equal(page.gap, undefined);
+      found.push(...page.publications.map(({ data, offset, from }) => [data.n, offset, from.user]));
+      since = { epoch: page.epoch, offset: page.publications.at(-1).offset };
+      more = page.more;
+    }
+    assert.deepEqual(found, Array.from({ length: 100 }, (_, n) => [n, n + 1, "ada"]));
+    assert.ok(pages >= 3, "100 KiB are more than two pages of 32");
+    assert.equal((await late.history({ limit: 7 })).publications.length, 7);
+    ada.close();
+    bob.close();
+  },
+
   async "presence lists come whole, change, and end with a clean close"() {
     const id = name("presence");
     const watcher = open("watcher");
@@ -117,7 +141,8 @@ const checks = {
     b.on("message", ({ data }) => heard.push(data));
     b.on("gap", () => (gaps++, heard.push("gap")));
     b.on("recovered", () => resumes++);
-    await until([[b, "state"]], "bob is in the room", () => b.state === "joined");
+    // Both: who is cut off before its first welcome goes on `connecting`, and is never `resuming`.
+    await until([[a, "state"], [b, "state"]], "both are in the room", () => a.state === "joined" && b.state === "joined");
     const fates = [];
     let n = 0;
     for (let cut = 0; cut < CUTS; cut++) {
@@ -140,7 +165,10 @@ const checks = {
     bob.close();
     proxy.close();
     const numbers = heard.filter((each) => typeof each === "number");
-    assert.deepEqual(numbers, [...new Set(numbers)].sort((x, y) => x - y), "in order, none twice");
+    assert.equal(new Set(numbers).size, numbers.length, "none twice");
+    // What is unknown may still lie in the socket of a lost session, and take effect after what the next session published.
+    const known = numbers.filter((number) => acknowledged.includes(number));
+    assert.deepEqual(known, known.toSorted((x, y) => x - y), "what is acknowledged comes in order");
     // What is missing must lie where a gap was told.
     const missing = acknowledged.filter((number) => !numbers.includes(number));
     for (const number of missing) {

@@ -11,6 +11,7 @@ use super::super::presence::Presence;
 use super::super::room::{JoinOptions, Membership, Position, Room};
 use super::{Link, Machine};
 use crate::limits::{KEY_BYTES_MAX, ROOM_ID_BYTES_MAX};
+use crate::planted::{Bug, is_planted};
 use crate::protocol::command::has_control;
 use crate::protocol::scan::check;
 use crate::time::Millis;
@@ -51,7 +52,9 @@ impl Machine {
         // Taken beyond the bounds: each join, which is bounded, has at most one.
         let id = self.next_id();
         self.outbox.push(id, Kind::Leave, name, encode::leave(room));
-        self.take_back(room);
+        if !is_planted(Bug::ClientTellsOfLeftRoom) {
+            self.take_back(room);
+        }
         // There may be room for input again.
         self.handle_received(now, self.socket, &[]);
         self.pump(now);

@@ -12,6 +12,7 @@ use super::super::presence::Outcome;
 use super::super::room::{News, Phase, Room};
 use super::{Link, Machine};
 use crate::client::event::Cause;
+use crate::planted::{Bug, is_planted};
 use crate::time::Millis;
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -129,6 +130,7 @@ impl Machine {
     }
 
     fn handle_ack(&mut self, now: Millis, seq: u64) {
+        let seq = if is_planted(Bug::ClientAckCoversOne) { seq.min(self.outbox.acked() + 1) } else { seq };
         let Some(decided) = self.outbox.acknowledge(seq) else {
             // It acknowledges what it was never sent: this session cannot be trusted.
             if let Some(session) = &mut self.session {
@@ -151,6 +153,7 @@ impl Machine {
             let had_position = room.position.is_some();
             room.joined(&joined.epoch, joined.offset, joined.recovered);
             let recovery = match &joined.gap {
+                Some(_) if is_planted(Bug::ClientHidesGap) => Recovery::Complete,
                 Some(reason) => Recovery::Gap(reason.as_ref().into()),
                 None if joined.recovered => Recovery::Complete,
                 // A server without history: what was missed is not there, whether it says so or not.

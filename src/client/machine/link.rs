@@ -8,6 +8,7 @@ use super::super::limits::{ADVICE_MS_MAX, ATTEMPT_MS, STABLE_MS, STALL_MS, TRANS
 use super::super::verdict::verdict;
 use super::super::{encode, message};
 use super::{ABANDONED, Action, Link, Machine, SocketId};
+use crate::planted::{Bug, is_planted};
 use crate::protocol::Dialect;
 use crate::time::Millis;
 use crate::ws::Opcode;
@@ -84,7 +85,7 @@ impl Machine {
         if self.link == Link::Closing {
             return self.finish(Cause::Asked); // whatever went wrong after our close frame
         }
-        if self.link == Link::Open && now.since(self.opened_at) >= STABLE_MS {
+        if self.link == Link::Open && now.since(self.opened_at) >= STABLE_MS && !is_planted(Bug::ClientBackoffNotReset) {
             self.backoff.reset();
         }
         self.drop_socket(goodbye);
@@ -115,7 +116,8 @@ impl Machine {
             self.backoff.raise_to_cap();
         }
         let advised = std::mem::take(&mut self.advice_ms);
-        self.schedule(now, advice_ms.max(advised));
+        let advice_ms = if is_planted(Bug::ClientIgnoresAdvice) { 0 } else { advice_ms.max(advised) };
+        self.schedule(now, advice_ms);
     }
 
     pub(super) fn schedule(&mut self, now: Millis, advice_ms: u64) {
@@ -153,7 +155,9 @@ impl Machine {
         match self.ping_due {
             None if now < self.last_input.after(self.told.heartbeat_ms) => {}
             Some(due) if now < due => {}
-            Some(due) if now.since(due) < STALL_MS => self.lose(now, Cause::Silent, 0, Some(ABANDONED)),
+            Some(due) if now.since(due) < STALL_MS && !is_planted(Bug::ClientTrustsSilence) => {
+                self.lose(now, Cause::Silent, 0, Some(ABANDONED))
+            }
             None | Some(_) => {
                 self.say(encode::ping());
                 self.ping_due = Some(now.after(self.told.timeout_ms));

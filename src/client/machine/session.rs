@@ -9,12 +9,13 @@ use super::super::event::{CommandId, Event, State};
 use super::super::limits::{COMMAND_BYTES_EACH_MAX, HEARTBEAT_MS_MAX, HEARTBEAT_MS_MIN, RECOVERY_MS, TEXT_BYTES_MAX, WINDOW_MAX};
 use super::super::message::{Standing, Welcome};
 use super::super::outbox::{Entry, Kind, Unresolved};
-use super::super::room::{Phase, Position};
+use super::super::room::{Phase, Position, Room};
 use super::{ABANDONED, Link, Machine, Session, Told};
 use crate::client::event::Cause;
+use crate::planted::{Bug, is_planted};
 use crate::time::Millis;
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// What the client's own commands (joins after a reconnect) are named: nobody waits for them.
@@ -41,21 +42,28 @@ impl Told {
     }
 }
 
-/// Rooms that were left while there was no connection, and for which something was asked before that: it needs a member, and the new
-/// session is none.
-fn rooms_left(kept: &[(u64, Entry)]) -> Vec<Arc<str>> {
-    let waiting: Vec<&Entry> = kept.iter().map(|(_, entry)| entry).filter(|entry| !entry.was_sent && !entry.is_refused).collect();
+/// Rooms that were left, and for which something was asked before that: it needs a member, and the server may hold none any more.
+/// Of what waits, in order.
+fn rooms_left<'a>(waiting: impl Iterator<Item = &'a Entry>) -> Vec<Arc<str>> {
+    let waiting: Vec<&Entry> = waiting.filter(|entry| !entry.is_refused).collect();
     let mut seen: BTreeSet<&str> = BTreeSet::new();
     let mut left = Vec::new();
     for (place, entry) in waiting.iter().enumerate() {
         let is_first = seen.insert(&entry.room);
         let needs_member = matches!(entry.kind, Kind::Publish { .. } | Kind::SetState);
         let is_left = |other: &&Entry| other.kind == Kind::Leave && other.room == entry.room;
-        if is_first && needs_member && waiting[place..].iter().copied().any(|other| is_left(&other)) {
+        if is_first && needs_member && waiting[place..].iter().any(is_left) {
             left.push(Arc::clone(&entry.room));
         }
     }
     left
+}
+
+/// A join from where the client stands in a room.
+fn join_from(room: &Room) -> Vec<u8> {
+    let options = &room.options;
+    let state = options.state.as_deref().filter(|_| !is_planted(Bug::ClientRejoinsWithoutState));
+    encode::join(&room.name, room.position.as_ref(), options.presence, state, options.latest)
 }
 
 impl Machine {
@@ -138,6 +146,8 @@ impl Machine {
         for (seq, code) in welcome.failed() {
             self.refuse(seq, &code);
         }
+        let next_seq = welcome.next_seq;
+        let left = rooms_left(self.outbox.from(next_seq));
         let mut standings = welcome.rooms();
         let names: Vec<Arc<str>> = self.rooms.keys().cloned().collect();
         for name in names {
@@ -155,10 +165,14 @@ impl Machine {
                 }
                 // The server does not speak of the room, or the answer to a join is lost. Whether it holds the membership or not, after a
                 // leave the next join is one that recovers; a member's would recover nothing.
-                (Phase::Joined, None) => self.leave_and_join_again(&name),
-                (Phase::Joining { seq }, _) if seq < welcome.next_seq => self.leave_and_join_again(&name),
+                (Phase::Joined, None) => self.leave_and_join_again(next_seq, &name),
+                (Phase::Joining { seq }, _) if seq < next_seq => self.leave_and_join_again(next_seq, &name),
                 (Phase::Joining { .. }, _) => {}
             }
+        }
+        for name in left {
+            let body = encode::join(&name, None, false, None, false);
+            self.put_before(next_seq, Kind::Join, &name, body);
         }
     }
 
@@ -176,12 +190,20 @@ impl Machine {
                 Phase::Joining { .. } | Phase::Joined => self.join_again(name),
             }
         }
-        for name in rooms_left(&kept) {
+        // Of each room the last leave: what was said before it is of another membership than the present one.
+        let leaves = kept.iter().filter(|(_, entry)| entry.kind == Kind::Leave);
+        let left: BTreeMap<Arc<str>, u64> = leaves.map(|(seq, entry)| (Arc::clone(&entry.room), *seq)).collect();
+        for name in rooms_left(kept.iter().map(|(_, entry)| entry).filter(|entry| !entry.was_sent)) {
             let body = encode::join(&name, None, false, None, false);
             self.outbox.push(NOBODY, Kind::Join, name, body);
         }
         for (seq, entry) in kept.into_iter().filter(|(_, entry)| !entry.is_refused) {
-            if !entry.was_sent || (entry.kind == Kind::SetState && self.rooms.contains_key(&entry.room)) {
+            let is_left = left.get(&entry.room).is_some_and(|leave| *leave > seq) && !is_planted(Bug::ClientSetsEarlierState);
+            let is_blind = is_planted(Bug::ClientResendsBlindly) && matches!(entry.kind, Kind::Publish { .. });
+            if !entry.was_sent && is_planted(Bug::ClientForgetsUnsent) {
+                continue;
+            }
+            if !entry.was_sent || is_blind || (entry.kind == Kind::SetState && !is_left && self.rooms.contains_key(&entry.room)) {
                 self.push_again(seq, entry);
             } else {
                 self.leave_open(&session, seq, entry);
@@ -215,17 +237,29 @@ impl Machine {
         }
     }
 
-    fn leave_and_join_again(&mut self, name: &Arc<str>) {
-        self.outbox.push(NOBODY, Kind::Leave, Arc::clone(name), encode::leave(name));
-        self.join_again(name);
+    /// Leaves a room and joins it from where the client stands in it, before anything that the server has not decided: what was
+    /// published there needs a member.
+    fn leave_and_join_again(&mut self, next_seq: u64, name: &Arc<str>) {
+        let Some(room) = self.rooms.get(name) else { return };
+        let join = join_from(room);
+        self.put_before(next_seq, Kind::Join, name, join);
+        if let Some(room) = self.rooms.get_mut(name) {
+            room.phase = Phase::Joining { seq: next_seq };
+        }
+        self.put_before(next_seq, Kind::Leave, name, encode::leave(name));
+    }
+
+    /// Puts a command of the client's own before all that the server has not decided. What stands there moves up: it has no number
+    /// for the server yet, as its reorder buffer ended with the connection and the connection before is fenced off.
+    fn put_before(&mut self, next_seq: u64, kind: Kind, name: &Arc<str>, body: Vec<u8>) {
+        self.outbox.insert(next_seq, NOBODY, kind, Arc::clone(name), body);
+        self.rooms.values_mut().for_each(|room| room.renumber(next_seq, 1));
     }
 
     /// Joins a room that is kept, from where the client stands in it.
     fn join_again(&mut self, name: &Arc<str>) {
         let Some(room) = self.rooms.get_mut(name) else { return };
-        let options = &room.options;
-        let body = encode::join(name, room.position.as_ref(), options.presence, options.state.as_deref(), options.latest);
-        let seq = self.outbox.push(NOBODY, Kind::Join, Arc::clone(name), body);
+        let seq = self.outbox.push(NOBODY, Kind::Join, Arc::clone(name), join_from(room));
         room.phase = Phase::Joining { seq };
     }
 

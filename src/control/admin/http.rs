@@ -4,7 +4,9 @@
 //! neither loopback nor the bound address is refused, so that a web page can't read us through a name that it has pointed at
 //! 127.0.0.1 (DNS rebinding).
 
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::rc::Rc;
 
 /// Bytes of a request head. Above: 431.
 pub(super) const HEAD_BYTES_MAX: usize = 8 * 1024;
@@ -15,6 +17,7 @@ const HEADERS_MAX: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Status {
     Ok,
+    NotModified,
     BadRequest,
     NotFound,
     MethodNotAllowed,
@@ -29,6 +32,7 @@ impl Status {
     fn line(self) -> &'static str {
         match self {
             Status::Ok => "200 OK",
+            Status::NotModified => "304 Not Modified",
             Status::BadRequest => "400 Bad Request",
             Status::NotFound => "404 Not Found",
             Status::MethodNotAllowed => "405 Method Not Allowed",
@@ -57,6 +61,8 @@ pub(super) struct Request {
     pub(super) path: String,
     /// The connection stays open after the answer.
     pub(super) keep_alive: bool,
+    /// What `If-None-Match` says, all of them as one list; empty if there is none.
+    pub(super) if_none_match: String,
 }
 
 /// What the bytes so far are.
@@ -120,7 +126,8 @@ pub(super) fn parse(bytes: &[u8], bound: SocketAddr) -> Parsed {
     let keep = values(request.headers, "connection").any(|value| has_token(value, "keep-alive"));
     let keep_alive = !has_body && !close && (version == 1 || keep);
     let path = path.split('?').next().unwrap_or(path).to_owned();
-    Parsed::Request(Request { method, path, keep_alive }, length)
+    let if_none_match: Vec<_> = values(request.headers, "if-none-match").map(String::from_utf8_lossy).collect();
+    Parsed::Request(Request { method, path, keep_alive, if_none_match: if_none_match.join(",") }, length)
 }
 
 /// Authority (of the absolute form, RFC 9112 §3.2.2) and path.
@@ -184,29 +191,48 @@ fn address_is_ours(address: IpAddr, bound: SocketAddr) -> bool {
 pub(super) struct Response {
     pub(super) status: Status,
     pub(super) content_type: &'static str,
-    pub(super) body: String,
+    pub(super) cache_control: &'static str,
+    /// The content security policy.
+    pub(super) policy: Cow<'static, str>,
+    /// Further header lines, each with its end.
+    pub(super) more: String,
+    pub(super) body: Rc<str>,
 }
 
 impl Response {
-    /// A status with one line of text.
-    pub(super) fn text(status: Status, line: &str) -> Response {
-        Response { status, content_type: "text/plain; charset=utf-8", body: format!("{line}\n") }
+    /// An answer that is not kept, and that loads and runs nothing.
+    pub(super) fn new(status: Status, content_type: &'static str, body: &str) -> Response {
+        Response {
+            status,
+            content_type,
+            cache_control: "no-store",
+            policy: Cow::Borrowed("default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"),
+            more: String::new(),
+            body: body.into(),
+        }
     }
 
-    /// The bytes on the wire; without the body for HEAD, whose head is that of GET.
+    /// A status with one line of text.
+    pub(super) fn text(status: Status, line: &str) -> Response {
+        Response::new(status, "text/plain; charset=utf-8", &format!("{line}\n"))
+    }
+
+    /// The bytes on the wire; without the body for HEAD, whose head is that of GET, and for 304, whose length is that of the 200.
     pub(super) fn encode(&self, with_body: bool, keep_alive: bool) -> Vec<u8> {
         let allow = if self.status == Status::MethodNotAllowed { "Allow: GET, HEAD\r\n" } else { "" };
         let mut bytes = format!(
-            "HTTP/1.1 {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: {}\r\n{allow}Cache-Control: no-store\r\n\
-             X-Content-Type-Options: nosniff\r\nContent-Security-Policy: default-src 'none'; style-src 'unsafe-inline'; \
-             frame-ancestors 'none'\r\n\r\n",
+            "HTTP/1.1 {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: {}\r\n{allow}Cache-Control: {}\r\n{}\
+             X-Content-Type-Options: nosniff\r\nContent-Security-Policy: {}\r\n\r\n",
             self.status.line(),
             self.content_type,
             self.body.len(),
-            if keep_alive { "keep-alive" } else { "close" }
+            if keep_alive { "keep-alive" } else { "close" },
+            self.cache_control,
+            self.more,
+            self.policy,
         )
         .into_bytes();
-        if with_body {
+        if with_body && self.status != Status::NotModified {
             bytes.extend_from_slice(self.body.as_bytes());
         }
         bytes
@@ -235,7 +261,7 @@ mod tests {
         for length in 0..head.len() {
             assert_eq!(read(&head[..length]), Parsed::Partial, "{length}");
         }
-        let request = Request { method: Method::Get, path: "/metrics".into(), keep_alive: true };
+        let request = Request { method: Method::Get, path: "/metrics".into(), keep_alive: true, if_none_match: String::new() };
         assert_eq!(read(&format!("{head}GET")), Parsed::Request(request, head.len()));
     }
 
@@ -280,7 +306,7 @@ mod tests {
     #[test]
     fn the_authority_of_an_absolute_target_is_checked_too() {
         assert_eq!(status("GET http://evil.example/ HTTP/1.1\r\nHost: localhost\r\n\r\n"), Status::Misdirected);
-        let request = Request { method: Method::Head, path: "/".into(), keep_alive: true };
+        let request = Request { method: Method::Head, path: "/".into(), keep_alive: true, if_none_match: String::new() };
         assert!(
             matches!(read("HEAD http://localhost HTTP/1.1\r\nHost: localhost\r\n\r\n"), Parsed::Request(found, _) if found == request)
         );
@@ -321,6 +347,19 @@ mod tests {
         assert!(!keeps("GET / HTTP/1.0\r\n\r\n"));
         assert!(keeps("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"));
         assert!(!keeps("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\n"));
+    }
+
+    #[test]
+    fn several_if_none_match_are_one_list() {
+        let head = "GET / HTTP/1.1\r\nHost: localhost\r\nIf-None-Match: \"a\", W/\"b\"\r\nif-none-match: \"c\"\r\n\r\n";
+        assert!(matches!(read(head), Parsed::Request(found, _) if found.if_none_match == "\"a\", W/\"b\",\"c\""));
+    }
+
+    #[test]
+    fn what_is_not_modified_has_the_length_of_the_body_and_no_body() {
+        let response = Response { status: Status::NotModified, ..Response::text(Status::Ok, "ok") };
+        let answer = String::from_utf8(response.encode(true, true)).unwrap();
+        assert!(answer.contains("Content-Length: 3\r\n") && answer.ends_with("\r\n\r\n"), "{answer}");
     }
 
     #[test]

@@ -8,12 +8,14 @@
 //! Dropping a tokio-uring future does not cancel its operation, which keeps socket and buffer until the peer acts. So a deadline
 //! here shuts the socket down and then *awaits* the operation: nothing is ever left in flight.
 
+mod assets;
 mod http;
 mod pages;
 
 use super::data_plane::DataPlane;
 use super::metrics::{Constants, Exporter};
 use crate::time::Millis;
+use assets::Assets;
 use http::{HEAD_BYTES_MAX, Method, Parsed, Request, Response, Status};
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -188,16 +190,25 @@ impl Table {
     }
 }
 
-/// The last rendering of a page.
-#[derive(Default)]
-struct Pages(RefCell<Vec<(String, Millis, Rc<Response>)>>);
+/// Files, and the last rendering of each page.
+struct Pages {
+    assets: Assets,
+    rendered: RefCell<Vec<(String, Millis, Rc<Response>)>>,
+}
 
 impl Pages {
+    fn new(listen: SocketAddr) -> Pages {
+        Pages { assets: Assets::new(listen), rendered: RefCell::default() }
+    }
+
     fn answer(&self, admin: &Admin, request: &Request) -> Rc<Response> {
+        if let Some(response) = self.assets.answer(request) {
+            return response;
+        }
         if request.method == Method::Other || !matches!(request.path.as_str(), "/" | "/metrics") {
             return Rc::new(pages::answer(admin, request));
         }
-        let mut kept = self.0.borrow_mut();
+        let mut kept = self.rendered.borrow_mut();
         let now = admin.plane.now();
         kept.retain(|(_, rendered, _)| now.since(*rendered) < PAGE_AGE_MAX_MS);
         if let Some((_, _, response)) = kept.iter().find(|(path, _, _)| *path == request.path) {
@@ -212,7 +223,7 @@ impl Pages {
 async fn accept_forever(admin: Rc<Admin>, listener: std::net::TcpListener, bound: SocketAddr) {
     let listener = TcpListener::from_std(listener);
     let table = Rc::new(Table::default());
-    let pages = Rc::new(Pages::default());
+    let pages = Rc::new(Pages::new(admin.listen));
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,

@@ -1,4 +1,4 @@
-//! What the paths of the admin listener answer: `/`, `/metrics`, `/healthz`, `/readyz`.
+//! What the paths of the admin listener answer whose answer changes: `/`, `/metrics`, `/healthz`, `/readyz`.
 
 use super::http::{Method, Request, Response, Status};
 use super::{Admin, Phase};
@@ -10,6 +10,8 @@ use crate::shard::Stats;
 use crate::shard::stats::Refusal;
 use std::fmt::Write;
 
+const NOT_FOUND: &str = "not found; there are /, /demo, /throng.js, /throng.d.ts, /metrics, /healthz and /readyz";
+
 /// Answers a request.
 pub(super) fn answer(admin: &Admin, request: &Request) -> Response {
     let page: fn(&Admin) -> Response = match request.path.as_str() {
@@ -17,7 +19,7 @@ pub(super) fn answer(admin: &Admin, request: &Request) -> Response {
         "/metrics" => scrape,
         "/healthz" => health,
         "/readyz" => readiness,
-        _ => return Response::text(Status::NotFound, "not found; there are /, /metrics, /healthz and /readyz"),
+        _ => return Response::text(Status::NotFound, NOT_FOUND),
     };
     match request.method {
         Method::Get | Method::Head => page(admin),
@@ -27,7 +29,7 @@ pub(super) fn answer(admin: &Admin, request: &Request) -> Response {
 
 fn scrape(admin: &Admin) -> Response {
     let body = admin.exporter.render(&admin.plane.snapshots(), admin.state.phase() == Phase::Ready);
-    Response { status: Status::Ok, content_type: "text/plain; version=0.0.4; charset=utf-8", body }
+    Response::new(Status::Ok, "text/plain; version=0.0.4; charset=utf-8", &body)
 }
 
 /// The process answers; and while it runs all its shards do.
@@ -60,8 +62,8 @@ fn overview(admin: &Admin) -> Response {
     );
     let _ = write!(
         body,
-        "<h1>throng {}</h1><p>{} on {}, up {} s. <a href=\"/metrics\">metrics</a> · <a href=\"/healthz\">healthz</a> · \
-         <a href=\"/readyz\">readyz</a></p><table>",
+        "<h1>throng {}</h1><p>{} on {}, up {} s. <a href=\"/demo\">demo</a> · <a href=\"/metrics\">metrics</a> · \
+         <a href=\"/healthz\">healthz</a> · <a href=\"/readyz\">readyz</a></p><table>",
         env!("CARGO_PKG_VERSION"),
         admin.state.phase().word(),
         admin.listen,
@@ -90,7 +92,7 @@ fn overview(admin: &Admin) -> Response {
     reasons(&mut body, "closes", CloseReason::ALL.iter().map(|reason| reason.label()), &snapshots, |stats| &stats.closes);
     reasons(&mut body, "refusals", Refusal::ALL.iter().map(|reason| reason.label()), &snapshots, |stats| &stats.refusals);
     body.push('\n');
-    Response { status: Status::Ok, content_type: "text/html; charset=utf-8", body }
+    Response::new(Status::Ok, "text/html; charset=utf-8", &body)
 }
 
 fn reasons(

@@ -81,6 +81,41 @@ fn every_path_answers() {
 }
 
 #[test]
+fn the_client_is_kept_by_its_tag_and_may_be_loaded_from_anywhere() {
+    let server = start();
+    let whole = server.get("/throng.js");
+    let (head, body) = whole.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains("\r\nContent-Type: text/javascript; charset=utf-8\r\n"), "{head}");
+    assert!(head.contains("\r\nAccess-Control-Allow-Origin: *\r\n"), "{head}");
+    assert!(head.contains(&format!("\r\nContent-Length: {}\r\n", body.len())) && body.contains("export class Throng"), "{head}");
+    let etag = head.lines().find_map(|line| line.strip_prefix("ETag: ")).unwrap();
+    let ask = |method, path| {
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nIf-None-Match: {etag}\r\nConnection: close\r\n\r\n");
+        server.exchange(head.as_bytes())
+    };
+    for method in ["GET", "HEAD"] {
+        let answer = ask(method, "/throng.js");
+        assert!(answer.starts_with("HTTP/1.1 304 ") && answer.contains(etag) && answer.ends_with("\r\n\r\n"), "{answer}");
+    }
+    assert_eq!((status(&ask("POST", "/throng.js")), status(&ask("GET", "/demo"))), ("405", "200"));
+}
+
+#[test]
+fn the_demonstration_is_complete_and_runs_no_script_but_its_own() {
+    let server = start();
+    let page = server.get("/demo");
+    let (head, body) = page.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains("default-src 'none'; script-src 'self'; style-src 'self';"), "{head}");
+    assert!(!body.contains("<script>") && !body.contains("style=") && !body.contains("onclick="));
+    let parts: Vec<_> = ["href=\"/", "src=\"/"].iter().flat_map(|attribute| body.split(attribute).skip(1)).collect();
+    assert!(parts.len() >= 4, "style, script, client and a link");
+    for part in parts {
+        let path = format!("/{}", part.split('"').next().unwrap());
+        assert_eq!(status(&server.get(&path)), "200", "{path}");
+    }
+}
+
+#[test]
 fn readiness_follows_the_phase_and_health_does_not() {
     let server = start();
     assert!(server.get("/readyz").ends_with("starting\n"));

@@ -26,6 +26,25 @@ fn a_member_gets_what_others_publish() {
 }
 
 #[test]
+fn a_server_that_starts_anew_uses_no_session_id_of_its_last_life_again() {
+    let ids = |seed| {
+        let mut world = World::new(WorldConfig { shards: 2, seed, ..WorldConfig::default() });
+        let (ann, bob) = (world.v1(0, "ann"), world.v1(1, "bob"));
+        let join = r#"{"type":"join_room","roomId":"r","seq":1}"#;
+        world.say(ann, &[join]);
+        world.say(bob, &[join]);
+        world.take(ann);
+        world.take(bob);
+        world.say(ann, &[r#"{"type":"broadcast","roomId":"r","data":1}"#]);
+        world.say(bob, &[r#"{"type":"broadcast","roomId":"r","data":1}"#]);
+        let of = |got: Vec<serde_json::Value>| got[0]["from"]["connection"].as_str().expect("an id").to_owned();
+        [of(world.take(ann)), of(world.take(bob))]
+    };
+    let (earlier, later) = (ids(1), ids(2));
+    assert!(earlier.iter().all(|id| !later.contains(id)), "{earlier:?} {later:?}");
+}
+
+#[test]
 fn a_rejoin_that_crosses_its_leave_enters_the_member_list_once() {
     let mut world = world(2);
     let (a, b) = (world.v1(0, "ann"), world.v1(0, "bob"));

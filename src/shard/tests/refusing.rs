@@ -296,6 +296,50 @@ fn each_bad_request_gets_its_status_and_is_counted() {
     world.end_all();
 }
 
+/// The whole answer to a request.
+fn answer(world: &mut World, request: &str) -> String {
+    let client = world.open_socket(0, true);
+    world.send_raw(client, request.as_bytes());
+    world.run();
+    String::from_utf8(world.clients[client].http.clone()).expect("HTTP is text")
+}
+
+#[test]
+fn the_browser_client_is_served_where_clients_connect() {
+    let mut world = world(1, Limits::default());
+    let script = crate::web::client();
+    let request = |method: &str, headers: &str| format!("{method} /throng.js HTTP/1.1\r\nHost: a\r\n{headers}\r\n");
+    let whole = answer(&mut world, &request("GET", ""));
+    let (head, body) = whole.split_once("\r\n\r\n").expect("a head");
+    assert_eq!(body, script.text);
+    for line in [
+        "HTTP/1.1 200 OK".to_owned(),
+        format!("Content-Length: {}", body.len()),
+        format!("ETag: {}", script.etag),
+        "Content-Type: text/javascript; charset=utf-8".to_owned(),
+        "Access-Control-Allow-Origin: *".to_owned(),
+    ] {
+        assert!(head.lines().any(|other| other == line), "{line}: {head}");
+    }
+    assert_eq!(head.matches("Cache-Control").count(), 1, "{head}");
+    let kept = answer(&mut world, &request("GET", &format!("If-None-Match: {}\r\n", script.etag)));
+    assert!(kept.starts_with("HTTP/1.1 304 ") && kept.ends_with("\r\n\r\n") && !kept.contains("Content-Length"), "{kept}");
+    assert_eq!(ask(&mut world, &request("POST", "")), 405);
+    world.order(Order::Drain { by: world.now.mono.after(1_000) });
+    assert_eq!(ask(&mut world, &request("GET", "")), 503, "who would get no connection gets no file");
+    world.end_all();
+}
+
+#[test]
+fn the_head_that_head_gets_has_the_length_of_get() {
+    let mut world = world(1, Limits::default());
+    for path in ["/healthz", "/readyz", "/throng.js"] {
+        let [get, head] = ["GET", "HEAD"].map(|method| answer(&mut world, &format!("{method} {path} HTTP/1.1\r\nHost: a\r\n\r\n")));
+        assert!(head.ends_with("\r\n\r\n") && get.starts_with(&head) && get.len() > head.len(), "{path}: {head}");
+    }
+    world.end_all();
+}
+
 #[test]
 fn readiness_is_what_the_control_plane_says() {
     let mut world = world(1, Limits::default());
@@ -402,5 +446,22 @@ fn a_name_for_which_there_is_no_place_is_turned_away_and_welcome_a_little_later(
     world.end(plain, Ended::Eof);
     world.pass(1_000);
     world.v1(0, "late");
+    world.end_all();
+}
+
+/// Nobody can be told when the server breaks down.
+#[test]
+fn welcome_tells_how_far_to_spread_should_the_server_be_lost() {
+    let mut world = World::new(WorldConfig { shards: 2, ..WorldConfig::default() });
+    for count in 1..=20 {
+        let client = world.open_socket(0, true);
+        world.request(client, "/ws", Some("throng.v1"));
+        world.send(client, r#"{"type":"connect"}"#);
+        world.run();
+        assert_eq!(world.take(client)[0]["spreadMs"], 2 * count * 1_000 / ADMISSIONS_PER_SECOND);
+    }
+    let (client, connections) = (world.v1(1, "ann"), &mut world.drivers[1].shard);
+    assert_eq!(connections.spread_ms(), 2 * 1_000 / ADMISSIONS_PER_SECOND, "each shard counts its own");
+    world.end(client, Ended::Eof);
     world.end_all();
 }

@@ -203,6 +203,20 @@ fn a_token_works_until_a_frame_came_over_the_connection_that_got_its_successor()
     world.end_all();
 }
 
+/// A client that has waited in vain abandons the connection while the welcome is on its way to it.
+#[test]
+fn a_close_frame_does_not_say_that_the_welcome_came() {
+    let mut world = world(1, Limits::default());
+    let (first, one) = connect(&mut world, 0, "ann", None);
+    world.end(first, Ended::Error);
+    let (second, _) = connect(&mut world, 0, "ann", resume(&one, 0, json!({})));
+    world.send_close(second, Some(4900));
+    world.run();
+    let (_, again) = connect(&mut world, 0, "ann", resume(&one, 0, json!({})));
+    assert_eq!((&again["resumed"], &again["sessionId"]), (&json!(true), &one["sessionId"]));
+    world.end_all();
+}
+
 #[test]
 fn a_token_that_is_wrong_expired_or_of_another_user_begins_a_session_and_does_not_say_why() {
     let limits = Limits { resume_ttl_ms: 20_000, ..Limits::default() };
@@ -301,6 +315,23 @@ fn a_session_that_is_taken_over_closes_its_old_connection_and_hears_nothing_more
         assert_eq!(world.sum(|stats| stats.taken_over), 1);
         world.end_all();
     }
+}
+
+/// Nobody watched the room while its only watcher was away, so its presence has no new version; its members are others all the same.
+#[test]
+fn who_was_away_is_told_who_is_there_whatever_version_it_has() {
+    let mut world = world(1, Limits { presence_grace_ms: 0, ..Limits::default() });
+    let (client, welcome) = connect(&mut world, 0, "ann", None);
+    world.say(client, &[&join("r", 1)]);
+    let joined = world.take(client).remove(0);
+    world.end(client, Ended::Error);
+    let (other, _) = connect(&mut world, 0, "bob", None);
+    world.say(other, &[r#"{"type":"join_room","roomId":"r","seq":1}"#]);
+    let rooms = json!({"r": {"epoch": joined["epoch"], "offset": 0, "version": joined["version"]}});
+    let (client, _) = connect(&mut world, 0, "ann", resume(&welcome, 1, rooms));
+    let state = world.take(client).into_iter().find(|message| message["type"] == "presence_state").expect("the list");
+    assert_eq!(state["members"].as_array().map(Vec::len), Some(2));
+    world.end_all();
 }
 
 /// While the session was away somebody took its place in a room that is full now.

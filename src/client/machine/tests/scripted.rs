@@ -193,6 +193,51 @@ fn a_resume_takes_up_positions_and_sends_again_only_what_the_server_awaits() {
     assert_eq!(events[3..], [Event::Acked(ids[0]), Event::Acked(ids[2])]);
 }
 
+/// Type and number of each command that was said.
+fn commands(said: &[Value]) -> Vec<(&str, u64)> {
+    said.iter().map(|said| (said["type"].as_str().expect("a type"), said["seq"].as_u64().unwrap_or(0))).collect()
+}
+
+#[test]
+fn what_waits_for_a_room_that_a_resumed_session_is_not_in_any_more_follows_the_join() {
+    let mut peer = Peer::in_room(JoinOptions::default());
+    peer.publish("1");
+    peer.publish("2");
+    assert_eq!(peer.said().len(), 2);
+    peer.machine.handle_ended(peer.now, peer.socket);
+    peer.wait();
+    peer.open();
+    peer.events();
+    // The server has had the first, and its grace is over.
+    peer.welcome(&json!({"resumed": true, "nextSeq": 3, "resumeToken": "t2", "rooms": {}}));
+    let said = peer.said();
+    assert_eq!(commands(&said), [("broadcast", 2), ("leave_room", 3), ("join_room", 4), ("broadcast", 5)]);
+    assert_eq!((&said[2]["since"]["offset"], &said[3]["data"]), (&json!(10), &json!(2)));
+    peer.say(json!({"type": "room_left", "roomId": "r", "reason": "left", "seq": 3}));
+    peer.joined("r", 4, 12, &json!({"recovered": true}));
+    peer.say(json!({"type": "ack", "seq": 5}));
+    let news = peer.news();
+    assert!(matches!(&news[..], [Event::Joined { .. }, Event::Acked(_), Event::Acked(_)]), "{news:?}");
+}
+
+#[test]
+fn what_was_asked_before_a_leave_follows_a_join_where_a_resumed_session_may_not_be_in_the_room_any_more() {
+    let mut peer = Peer::in_room(JoinOptions::default());
+    peer.machine.handle_ended(peer.now, peer.socket);
+    peer.publish("1");
+    peer.machine.leave(peer.now, "r").expect("it was joined");
+    peer.machine.join(peer.now, "r", JoinOptions::default()).expect("it was left");
+    peer.wait();
+    peer.open();
+    peer.events();
+    peer.welcome(&json!({"resumed": true, "nextSeq": 2, "resumeToken": "t2", "rooms": {}}));
+    assert_eq!(commands(&peer.said()), [("join_room", 2), ("broadcast", 3), ("leave_room", 4), ("join_room", 5)]);
+    peer.joined("r", 2, 12, &json!({}));
+    assert_eq!(peer.news(), [], "that membership is over");
+    peer.joined("r", 5, 13, &json!({}));
+    assert!(matches!(&peer.news()[..], [Event::Joined { offset: 13, .. }]));
+}
+
 #[test]
 fn a_failed_resume_reports_as_unknown_what_the_recovery_does_not_show() {
     let mut peer = Peer::in_room(JoinOptions::default());
@@ -316,6 +361,25 @@ fn what_was_asked_before_a_leave_without_a_connection_is_sent_as_a_member_of_a_n
     peer.joined("r", 4, 20, &json!({}));
     let news = peer.news();
     assert!(matches!(&news[..], [Event::Joined { offset: 20, recovery: Recovery::NotNeeded, .. }]), "{news:?}");
+}
+
+#[test]
+fn the_state_of_an_earlier_membership_is_not_sent_again_in_a_new_session() {
+    let mut peer = Peer::in_room(JoinOptions::default());
+    let early = peer.machine.set_state(peer.now, "r", "1").expect("it is taken");
+    peer.machine.leave(peer.now, "r").expect("it was joined");
+    peer.machine.join(peer.now, "r", JoinOptions { state: Some("2".into()), ..JoinOptions::default() }).expect("it was left");
+    let late = peer.machine.set_state(peer.now, "r", "3").expect("it is taken");
+    assert_eq!(peer.said().len(), 4);
+    peer.machine.handle_ended(peer.now, peer.socket);
+    peer.wait();
+    peer.open();
+    peer.welcome(&json!({"sessionId": "s2"}));
+    let said: Vec<(Value, Value)> = peer.said().iter().map(|said| (said["type"].clone(), said["state"].clone())).collect();
+    assert_eq!(said, [(json!("join_room"), json!(3)), (json!("set_state"), json!(3))]);
+    assert_eq!(peer.news(), [Event::Unknown(early)]);
+    peer.say(json!({"type": "ack", "seq": 2}));
+    assert_eq!(peer.news(), [Event::Acked(late)]);
 }
 
 #[test]
