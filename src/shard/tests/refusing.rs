@@ -2,7 +2,7 @@
 
 use super::world::{World, WorldConfig};
 use crate::close::CloseReason;
-use crate::limits::Limits;
+use crate::limits::{ADMISSIONS_PER_SECOND, Limits};
 use crate::shard::seam::{Ended, Order};
 use crate::shard::stats::Refusal;
 use serde_json::Value;
