@@ -1,5 +1,6 @@
 //! Verify that nothing that was acknowledged is lost, repeated or out of order without a word, whatever happens to connections and to the
 //! server. In the form of some seconds; `tests/run --long chaos` runs the long one, with a page in Chromium.
+#![allow(clippy::print_stdout, reason = "figures and seed of a run")]
 
 #[path = "chaos/mod.rs"]
 mod chaos;

@@ -134,7 +134,7 @@ mod tests {
             .map(|_| {
                 let (delay, draw) = (1_000.0 * 2f64.powi(attempt as i32), random.up_to(999_999) as f64 / 1e6);
                 let by = draw * 0.5 * delay;
-                let moved = if (draw * 10.0) as u64 % 2 == 0 { delay - by } else { delay + by };
+                let moved = if ((draw * 10.0) as u64).is_multiple_of(2) { delay - by } else { delay + by };
                 moved.min(5_000.0) as u64
             })
             .collect();

@@ -319,7 +319,7 @@ impl View {
         }
         let heard = self.authors.get(&author).map_or(&[][..], Vec::as_slice);
         let after = heard.iter().find(|(_, other)| *other > number).map_or(usize::MAX, |(moment, _)| *moment);
-        let before = heard.iter().filter(|(moment, other)| *other < number && *moment < after).next_back();
+        let before = heard.iter().rfind(|(moment, other)| *other < number && *moment < after);
         let before = before.map_or(0, |(moment, _)| *moment);
         self.gaps.iter().any(|gap| (before..after).contains(gap))
     }

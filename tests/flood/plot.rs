@@ -6,7 +6,7 @@ use std::fmt::Write;
 const SIZE: (f64, f64) = (820.0, 340.0);
 const LEFT: f64 = 64.0;
 const TOP: f64 = 40.0;
-const RIGHT: f64 = 14.0;
+const RIGHT: f64 = 24.0;
 const BOTTOM: f64 = 46.0;
 /// What the vertical axis shows: from a power of ten to a number above the highest peak.
 const RATES: (f64, f64) = (10.0, 30_000.0);
@@ -55,7 +55,7 @@ impl Plot<'_> {
         add(format!(r#"<text x="{LEFT}" y="18" font-size="14">{}</text>"#, self.title));
         let (from, to) = (self.x(self.outage.0), self.x(self.outage.1));
         add(format!(r#"<rect class="outage" x="{from:.1}" y="{TOP}" width="{:.1}" height="{:.1}"/>"#, to - from, bottom - TOP));
-        add(format!(r#"<text x="{:.1}" y="{:.1}" text-anchor="middle">no server</text>"#, (from + to) / 2.0, bottom - 6.0));
+        add(format!(r#"<text x="{:.1}" y="{:.1}" text-anchor="end">no server</text>"#, to - 6.0, TOP + 14.0));
         for rate in [10.0, 100.0, 1_000.0, 10_000.0] {
             let y = y(rate);
             add(format!(r#"<path class="grid" d="M{LEFT} {y:.1}H{:.1}"/>"#, width - RIGHT));
