@@ -13,7 +13,7 @@
 //! | `asleep` of a shard | the shard, and all that ring at it | here |
 //! | `ring` of a shard | written once before any thread has sent anything, then read | `a_doorbell_rings_in_another_ring` |
 //! | `Admission`, `Finish`, `Published` | all shards; the last one with the control plane | here |
-| mailboxes of connections that are handed over | two shards | crossbeam's; that a sleeper hears of what is in one: here |
+//! | mailboxes of connections that are handed over | two shards | crossbeam's; that a sleeper hears of what is in one: here |
 //! | mailboxes of orders | control plane to shard | crossbeam's, and an eventfd that is polled without pause: a write before the poll is armed completes it, so that there is no moment in which it is missed; `without_any_choice_a_server_starts_and_drains` |
 //! | the byte that peeks are read to | kernel of all rings | nobody reads it |
 //! | `Waker` | all | one system call, no memory |
