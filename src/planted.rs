@@ -141,6 +141,12 @@ bugs! {
     ClientRejoinsWithoutState = "client_rejoins_without_state",
     /// The presence state of an earlier membership is set again in a new session.
     ClientSetsEarlierState = "client_sets_earlier_state",
+    /// What may not have arrived is not sent again on the connection with which the session goes on.
+    ClientResumesWithoutResending = "client_resumes_without_resending",
+    /// What a `welcome` says of refusals that were not seen is passed over.
+    ClientIgnoresFailed = "client_ignores_failed",
+    /// The token of the first `welcome` is said at every resume.
+    ClientKeepsOldToken = "client_keeps_old_token",
     /// Events that nobody had taken yet of a room that was left are told in its next membership.
     ClientTellsOfLeftRoom = "client_tells_of_left_room",
 }

@@ -9,6 +9,7 @@
 
 use super::event::CommandId;
 use super::limits::{COMMAND_BYTES_MAX, COMMANDS_MAX};
+use crate::planted::{Bug, is_planted};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -152,7 +153,9 @@ impl Outbox {
         if next_seq <= self.acked || next_seq > self.acked + sent + 1 {
             return false;
         }
-        self.rewind(next_seq.saturating_sub(1).max(self.acked + 1));
+        if !is_planted(Bug::ClientResumesWithoutResending) {
+            self.rewind(next_seq.saturating_sub(1).max(self.acked + 1));
+        }
         true
     }
 

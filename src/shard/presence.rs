@@ -266,6 +266,8 @@ impl Shard {
         let session = self.presences[index].session();
         let room = &mut self.homes[room_index.0 as usize];
         if room.watchers == 0 {
+            // Who was away and comes back with the list of then must see that it is not current, though nobody was told.
+            room.version += 1;
             return;
         }
         if room.diff.is_none() {
@@ -318,6 +320,7 @@ impl Shard {
     /// Forgets the changes that nobody waits for any more.
     pub(crate) fn drop_diff(&mut self, room: HomeIndex) {
         if let Some(diff) = self.homes[room.0 as usize].diff.take() {
+            self.homes[room.0 as usize].version += 1;
             for entry in &diff.entries {
                 self.users.release(&mut self.stats, entry.user);
             }

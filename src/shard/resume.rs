@@ -246,8 +246,6 @@ impl Shard {
         if let Some(resuming) = self.resuming(slot) {
             resuming.awaited += 1;
 
-            // While it was away perhaps nobody watched, and changes that nobody is told of make no version.
-            let version = version.filter(|_| record.stage == Stage::Joined);
             resuming.versions.extend(version.map(|version| (membership, version)));
         }
         let room = self.locals[record.room.at()].id.clone();

@@ -200,9 +200,9 @@ impl World<'_> {
         let is_in = self.clients[client].views[room].is_some();
         trace!(self, "client {client} joins room {room} since {since_offset:?}: {joined:?}");
         match joined {
-            Ok(_) => {
+            Ok(membership) => {
                 check!(!is_in, "join", "client {client} joins room {room} twice");
-                self.clients[client].views[room] = Some(View::new(presence, state, since_offset));
+                self.clients[client].views[room] = Some(View::new(membership.0, presence, state, since_offset));
             }
             Err(refused) => check!(is_in, "join", "client {client} can't join room {room}: {refused}"),
         }
@@ -242,7 +242,8 @@ impl World<'_> {
             Ok(command) => {
                 let size = (data.len() + PUBLICATION_NAME_BYTES) as u32;
                 let digest = digest(data.as_bytes());
-                client.publications.push(Publication { room, echo, digest, size, ..Publication::default() });
+                let membership = client.views[room].as_ref().map_or(0, |view| view.membership);
+                client.publications.push(Publication { room, echo, digest, size, membership, ..Publication::default() });
                 client.asked.push(Asked::new(command, Wish::Publish { number }, client.sessions_lost));
             }
             Err(refused) => {
@@ -299,6 +300,8 @@ impl World<'_> {
     }
 
     fn may_be_slow(&mut self, client: usize) {
+        // The server may give it up at any time from now on, and its client learn of that later.
+        self.clients[client].away_since.get_or_insert(self.now.mono);
         self.clients[client].may_lag = true;
         if let Some(link) = self.clients[client].link {
             self.peers[link.connection].allow(&[4102, 4201]);
@@ -391,6 +394,15 @@ impl World<'_> {
         self.clients[client].machine.handle_ended(self.now.mono, link.socket);
     }
 
+    /// The server lets go of a connection.
+    pub(crate) fn server_closes(&mut self, id: usize) {
+        if let Some(client) = self.peers[id].client
+            && self.clients[client].link.is_some_and(|link| link.connection == id)
+        {
+            self.clients[client].away_since.get_or_insert(self.now.mono);
+        }
+    }
+
     /// From now on a client's session must be taken for gone, unless it is taken up again.
     pub(crate) fn session_gone(&mut self, client: usize) {
         self.clients[client].away_since.get_or_insert(self.now.mono);
@@ -429,6 +441,7 @@ impl World<'_> {
         (peer.client, peer.user) = (Some(client), user);
         if self.clients[client].dozes_until > self.now.mono {
             self.peers[id].allow(&[4102, 4201]);
+            self.clients[client].away_since.get_or_insert(self.now.mono);
         }
         self.clients[client].link = Some(Link { socket, connection: id, is_deaf: false });
         self.clients[client].machine.handle_opened(self.now.mono, socket);

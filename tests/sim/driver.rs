@@ -487,6 +487,7 @@ impl World<'_> {
                         socket.to_client.clear();
                     }
                 }
+                self.server_closes(id);
             }
             // Behind the sends of the same submission.
             Action::Finish(_) => driver.finishes.push(key),

@@ -244,7 +244,7 @@ impl World<'_> {
         let entry = self.rooms[room].entry(offset);
         let agrees = match *entry {
             Entry::Unknown => true,
-            Entry::Own(other) => other == author && !publication.echo,
+            Entry::Own(other) => other == author && (!publication.echo || author >= FIRST_CLIENT),
             seen @ Entry::Seen { .. } => seen == known,
         };
         check!(agrees, "same order", "{reader}: offset {offset} is {known:?}, and was {entry:?}");
@@ -272,8 +272,12 @@ impl World<'_> {
                 check!(other == id, "lost", "offset {offset} of room {room} was shown neither to {other} nor to {id}")
             }
             Entry::Seen { author, number } => {
-                let echo = self.written(author, number as usize).is_some_and(|publication| publication.echo);
-                check!(author == id && !echo, "lost", "{id} was not shown offset {offset} of room {room}, {author}'s {number}");
+                // A copy is owed to the membership that published, not to the next one.
+                let client = id.checked_sub(FIRST_CLIENT).and_then(|client| self.clients[client].views[room].as_ref());
+                let membership = client.map_or(0, |view| view.membership);
+                let publication = self.written(author, number as usize);
+                let is_owed = publication.is_some_and(|publication| publication.echo && publication.membership == membership);
+                check!(author == id && !is_owed, "lost", "{id} was not shown offset {offset} of room {room}, {author}'s {number}");
             }
         }
     }

@@ -74,6 +74,8 @@ pub(crate) struct Publication {
     pub(crate) digest: u64,
     /// Bytes that it takes in a history, at most.
     pub(crate) size: u32,
+    /// Which of its author's memberships published it, where that is counted.
+    pub(crate) membership: u64,
     /// The session that published it, once it was shown.
     pub(crate) session: Option<u32>,
     pub(crate) offset: Option<u64>,

@@ -291,6 +291,7 @@ impl Shape {
             message_bytes_max: 4_096,
             send_queue_bytes_max: rng.pick(&[256, 16]) * 1_024,
             presence_grace_ms: rng.pick(&[8_000, 8_000, 0]),
+            resume_ttl_ms: rng.pick(&[120_000, 120_000, 120_000, 3_000]),
             history_publications_max: rng.pick(&[256, 256, 16, 0]),
             ..Limits::default()
         };

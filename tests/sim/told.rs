@@ -48,6 +48,8 @@ impl Asked {
 /// A room as an application knows it.
 #[derive(Debug)]
 pub(crate) struct View {
+    /// Which of the client's memberships it is.
+    pub(crate) membership: u64,
     pub(crate) is_joined: bool,
     /// The last offset that is accounted for; before the first `Joined` what the application said of it.
     pub(crate) position: Option<u64>,
@@ -62,8 +64,17 @@ pub(crate) struct View {
 }
 
 impl View {
-    pub(crate) fn new(watches: bool, state: Option<u32>, since: Option<u64>) -> View {
-        View { is_joined: false, position: since, watches, state, is_state_sure: true, list: None, volatile: Vec::new() }
+    pub(crate) fn new(membership: u64, watches: bool, state: Option<u32>, since: Option<u64>) -> View {
+        View {
+            membership,
+            is_joined: false,
+            position: since,
+            watches,
+            state,
+            is_state_sure: true,
+            list: None,
+            volatile: Vec::new(),
+        }
     }
 }
 

@@ -137,13 +137,15 @@ impl Machine {
     fn keep_session(&mut self, welcome: &Welcome<'_>) -> Option<Arc<str>> {
         let fits = |text: &Cow<'_, str>| text.len() <= TEXT_BYTES_MAX;
         let token = welcome.resume_token.as_ref().filter(|token| fits(token)).map(|token| token.as_ref().into());
+        let kept = self.session.as_mut().filter(|_| welcome.resumed && is_planted(Bug::ClientKeepsOldToken));
+        let token = kept.and_then(|session| session.token.take()).or(token);
         let id = if fits(&welcome.session) { welcome.session.as_ref().into() } else { "".into() };
         self.session.replace(Session { id, token }).map(|session| session.id)
     }
 
     /// The session goes on.
     fn go_on(&mut self, welcome: &Welcome<'_>) {
-        for (seq, code) in welcome.failed() {
+        for (seq, code) in welcome.failed().filter(|_| !is_planted(Bug::ClientIgnoresFailed)) {
             self.refuse(seq, &code);
         }
         let next_seq = welcome.next_seq;

@@ -17,6 +17,7 @@ const MASK: [u8; 4] = [0x11, 0x82, 0x43, 0xf4];
 const PENDING_MAX: usize = 20_000;
 
 pub(super) const TEXT: u8 = 1;
+const BINARY: u8 = 2;
 const CLOSE: u8 = 8;
 const PING: u8 = 9;
 const PONG: u8 = 10;
@@ -93,7 +94,7 @@ impl Peer {
     /// Does one thing. There are `rings` that it can connect to.
     pub(super) fn act(&mut self, machine: &Machine, rings: usize, seen: &mut Seen) {
         match machine.pick(20) {
-            16..=19 if self.has_session() => self.come_back(machine, rings),
+            18 | 19 if self.has_session() => self.come_back(machine, rings),
             0..=6 => {
                 let count = 1 + machine.pick(self.pending.len().max(1));
                 self.send(machine, count);
@@ -273,8 +274,8 @@ impl Peer {
         match opcode {
             TEXT if self.has_session() => self.handle_session_message(&payload, seen),
             TEXT if self.kind == Kind::Room => self.handle_publication(&payload, seen),
-            // What garbage makes of a message that was cut off is not known here.
-            TEXT if self.kind == Kind::Garbage => {}
+            // What garbage makes of a message that was cut off is not known here; it may be a binary one.
+            TEXT | BINARY if self.kind == Kind::Garbage => {}
             TEXT => {
                 let is_due = self.expected.pop_front().is_some_and(|expected| expected == payload);
                 let begin = String::from_utf8_lossy(&payload[..payload.len().min(24)]).into_owned();

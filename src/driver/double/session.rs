@@ -138,7 +138,9 @@ impl Peer {
 
     /// Opens a new connection. The old one ends in one of the ways there are, or is left open.
     pub(super) fn come_back(&mut self, machine: &Machine, rings: usize) {
-        if self.session().old.len() == COMEBACKS_MAX {
+        // Who gives up before its welcome finds out little: it is rarer.
+        let is_hasty = !self.session().welcomed && !self.dismissed && machine.pick(4) > 0;
+        if is_hasty || self.session().old.len() == COMEBACKS_MAX {
             return;
         }
         match machine.pick(4) {

@@ -317,9 +317,9 @@ fn a_session_that_is_taken_over_closes_its_old_connection_and_hears_nothing_more
     }
 }
 
-/// Nobody watched the room while its only watcher was away, so its presence has no new version; its members are others all the same.
+/// Nobody watched the room while its only watcher was away: what changed meanwhile makes a version all the same.
 #[test]
-fn who_was_away_is_told_who_is_there_whatever_version_it_has() {
+fn who_was_away_is_told_who_is_there_although_nobody_watched_meanwhile() {
     let mut world = world(1, Limits { presence_grace_ms: 0, ..Limits::default() });
     let (client, welcome) = connect(&mut world, 0, "ann", None);
     world.say(client, &[&join("r", 1)]);
