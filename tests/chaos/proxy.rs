@@ -229,7 +229,9 @@ async fn pump(from: &TcpStream, to: &TcpStream, mut gate: watch::Receiver<Gate>,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
             Err(_) => return,
         };
-        if *gate.borrow() != Gate::Swallowing && write(to, &buffer[..count], piece).await.is_err() {
+        // Only these: what comes between the swallowing and the reset would arrive without what was swallowed before it.
+        let is_carried = matches!(*gate.borrow(), Gate::Open | Gate::Stalled { .. });
+        if is_carried && write(to, &buffer[..count], piece).await.is_err() {
             return;
         }
     }
