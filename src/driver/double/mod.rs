@@ -317,7 +317,10 @@ impl Run {
     }
 }
 
-fn shared(plan: Plan) -> (Arc<Shared>, Vec<(Receiver<Mail>, Receiver<Arrival>)>) {
+/// What one shard is reached by: orders, and connections that it is to take over.
+type Boxes = (Receiver<Mail>, Receiver<Arrival>);
+
+fn shared(plan: Plan) -> (Arc<Shared>, Vec<Boxes>) {
     let mut posts = Vec::new();
     let mut mailboxes = Vec::new();
     for _ in 0..plan.shards {
