@@ -481,7 +481,7 @@ const ROOMS_EACH: usize = 2;
 
 fn after_15_234_connections_of_which_2_891_closed_abnormally_nothing_is_left(setup: &Setup) {
     // The watchers are not read meanwhile, so they must not be pinged.
-    let server = setup.start(&["--presence-grace", "300ms", "--heartbeat", "1h", "--heartbeat-idle", "1h"]);
+    let server = setup.start(&["--presence-grace", "300ms", "--resume-ttl", "1s", "--heartbeat", "1h", "--heartbeat-idle", "1h"]);
     // A room with a publication outlives its last member (its epoch and offset stay): so that every room is known before the account
     // is taken, something is published in each.
     let mut opener = server.client("opener");

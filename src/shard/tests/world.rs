@@ -15,6 +15,8 @@ use crate::ws::handshake::{ResponseHead, read_response, write_request};
 use serde_json::Value;
 use std::collections::{HashSet, VecDeque};
 
+mod moving;
+
 /// Rounds of all shards in which everything that is due without time going on must have happened.
 const ROUNDS_MAX: usize = 200_000;
 /// How long a paused connection is kept after its peer's FIN, as the driver does.
@@ -724,32 +726,6 @@ impl World {
             Action::AwaitWritable(_) => client.awaits_writable = true,
             Action::Resume(_) => self.drivers[shard].resumes.push(key),
             Action::HandOver(_, to) => self.hand_over(shard, id, usize::from(to.0)),
-        }
-    }
-
-    fn hand_over(&mut self, from: usize, id: usize, to: usize) {
-        let old = self.clients[id].key;
-        assert!(self.clients[id].paused && !self.clients[id].end_told, "it is paused, and the core has not heard of its end");
-        let Some(slot) = self.drivers[to].slots.iter().position(Option::is_none) else {
-            self.drivers[from].shard.handle_stayed(self.now, old);
-            return;
-        };
-        let baggage = self.drivers[from].shard.take_baggage(old).expect("it is being handed over");
-        self.drivers[from].slots[old.slot as usize] = None;
-        let driver = &mut self.drivers[to];
-        driver.generations[slot] += 1;
-        driver.slots[slot] = Some(id);
-        let client = &mut self.clients[id];
-        client.shard = to;
-        client.key = Key { slot: slot as u32, generation: driver.generations[slot] };
-        client.awaits_writable = false;
-        client.hung_up = None;
-        client.paused = driver.shard.handle_adopted(self.now, client.key, &baggage, client.admitted) == Flow::Pause;
-        if !client.paused {
-            let unread = std::mem::take(&mut client.stash);
-            if !unread.is_empty() {
-                self.feed(id, unread);
-            }
         }
     }
 
