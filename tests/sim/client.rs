@@ -443,6 +443,11 @@ impl World<'_> {
             self.peers[id].allow(&[4102, 4201]);
             self.clients[client].away_since.get_or_insert(self.now.mono);
         }
+        if let Some(session) = self.clients[client].session.filter(|session| self.sessions.gone(*session).is_some()) {
+            // It may be in its rooms again before its client is welcome: if it goes once more, its time begins from here.
+            let gone = self.gone_now();
+            self.sessions.set_gone(session, Some(gone));
+        }
         self.clients[client].link = Some(Link { socket, connection: id, is_deaf: false });
         self.clients[client].machine.handle_opened(self.now.mono, socket);
     }
