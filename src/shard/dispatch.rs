@@ -415,12 +415,8 @@ impl Shard {
     }
 
     fn await_turn(&mut self, slot: u32, wait: Wait) {
-        let connection = &mut self.connections[slot as usize];
-        if !connection.flags.has(Flags::PAUSED) {
-            connection.flags.set(Flags::PAUSED);
-            self.stats.pauses += 1;
-        }
-        let key = Key { slot, generation: connection.generation };
+        self.pause(slot);
+        let key = Key { slot, generation: self.connections[slot as usize].generation };
         match wait {
             // What it already waits for comes first.
             Wait::Home(_) if self.waits(slot) => {}

@@ -208,8 +208,7 @@ impl Shard {
     }
 
     fn forget_if_sent(&mut self, slot: u32) {
-        let connection = &self.connections[slot as usize];
-        if connection.pending.is_none() && !connection.flags.has(Flags::BACKLOGGED) && !connection.flags.has(Flags::IN_FLIGHT) {
+        if self.is_all_sent(slot) {
             self.forget(slot);
         }
     }

@@ -102,6 +102,16 @@ impl Shard {
         }
     }
 
+    /// Sends the asking session the answer to its question. Takes the buffer back that was taken for it.
+    pub(crate) fn answer(&mut self, now: Now, ask: &Ask<'_>, json: Vec<u8>) {
+        let frame = self.text_frame(&json);
+        self.json = json;
+        let bytes = self.out.frames.share(frame);
+        self.release_frame(frame);
+        self.emit(now, ask.session.shard(), Consequence::Answer { session: ask.session, frame: bytes });
+        self.decide(now, ask, None);
+    }
+
     fn decline_join(&mut self, now: Now, ask: &Ask<'_>, code: ErrorCode) {
         let consequence = Consequence::NotJoined { session: ask.session, membership: ask.membership, seq: ask.seq, code };
         self.emit(now, ask.session.shard(), consequence);

@@ -50,12 +50,9 @@ impl Shard {
         let stash = &mut self.stashes[stash.at()];
         stash.moving = Some(Move { to, told: false });
         stash.held.push_back(text.into());
+        self.pause(slot);
         let connection = &mut self.connections[slot as usize];
         connection.state = State::Moving;
-        if !connection.flags.has(Flags::PAUSED) {
-            connection.flags.set(Flags::PAUSED);
-            self.stats.pauses += 1;
-        }
         self.movers.push(Key { slot, generation: connection.generation });
         self.recharge_input(slot);
     }
@@ -67,12 +64,10 @@ impl Shard {
             if !self.is_current(key) || self.connections[key.slot as usize].state != State::Moving {
                 return false;
             }
-            let connection = &self.connections[key.slot as usize];
-            let is_busy = connection.flags.has(Flags::BACKLOGGED) || connection.flags.has(Flags::IN_FLIGHT);
-            if is_busy || connection.pending.is_some() {
+            if !self.is_all_sent(key.slot) {
                 return true;
             }
-            let stash = &mut self.stashes[connection.stash.at()];
+            let stash = &mut self.stashes[self.connections[key.slot as usize].stash.at()];
             let moving = stash.moving.as_mut().expect("a connection that moves has a place to go to");
             moving.told = true;
             let to = moving.to;

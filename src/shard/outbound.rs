@@ -282,6 +282,12 @@ impl Shard {
         }
     }
 
+    /// Whether all that was queued for a connection has left.
+    pub(crate) fn is_all_sent(&self, slot: u32) -> bool {
+        let connection = &self.connections[slot as usize];
+        connection.pending.is_none() && !connection.flags.has(Flags::BACKLOGGED) && !connection.flags.has(Flags::IN_FLIGHT)
+    }
+
     /// Has a connection end with this turn, as a slow consumer.
     pub(crate) fn overflow(&mut self, slot: u32) {
         let connection = &mut self.connections[slot as usize];

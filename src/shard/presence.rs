@@ -533,12 +533,7 @@ impl Shard {
                 self.page = page;
             }
         }
-        let frame = self.text_frame(&json);
-        self.json = json;
-        let bytes = self.out.frames.share(frame);
-        self.release_frame(frame);
-        self.emit(now, ask.session.shard(), Consequence::Answer { session: ask.session, frame: bytes });
-        self.decide(now, ask, None);
+        self.answer(now, ask, json);
     }
 }
 

@@ -171,16 +171,24 @@ impl Shard {
         let frame = self.message_frame(opcode, payload);
         self.push_frame(slot, frame);
         self.release_frame(frame);
-        if self.is_echo_full(slot) && !self.connections[slot as usize].flags.has(Flags::PAUSED) {
+        if self.is_echo_full(slot) {
             // Who sends is who should read: it is read again once it did.
-            self.connections[slot as usize].flags.set(Flags::PAUSED);
-            self.stats.pauses += 1;
+            self.pause(slot);
         }
     }
 
     /// Whether an echo connection has so much unsent that it should not be read.
     pub(crate) fn is_echo_full(&self, slot: u32) -> bool {
         self.connections[slot as usize].flags.has(Flags::BACKLOGGED)
+    }
+
+    /// Has the driver hand over nothing more of a connection.
+    pub(crate) fn pause(&mut self, slot: u32) {
+        let connection = &mut self.connections[slot as usize];
+        if !connection.flags.has(Flags::PAUSED) {
+            connection.flags.set(Flags::PAUSED);
+            self.stats.pauses += 1;
+        }
     }
 
     /// Lets the driver read a connection again.

@@ -182,12 +182,7 @@ impl Shard {
                 self.write_history(&mut json, ask.session, room, id, since, limit.max(1));
             }
         }
-        let frame = self.text_frame(&json);
-        self.json = json;
-        let bytes = self.out.frames.share(frame);
-        self.release_frame(frame);
-        self.emit(now, ask.session.shard(), Consequence::Answer { session: ask.session, frame: bytes });
-        self.decide(now, ask, None);
+        self.answer(now, ask, json);
     }
 
     fn write_history(
@@ -370,9 +365,7 @@ impl Shard {
 
     /// Whether nothing more stands before what would be read for a connection now.
     fn is_drained(&self, slot: u32) -> bool {
-        let connection = &self.connections[slot as usize];
-        let is_busy = connection.flags.has(Flags::BACKLOGGED) || connection.flags.has(Flags::IN_FLIGHT);
-        connection.state == State::Open && connection.pending.is_none() && !is_busy
+        self.connections[slot as usize].state == State::Open && self.is_all_sent(slot)
     }
 
     /// Has the next chunk read for a connection, if somebody there is behind and everything before has left.

@@ -197,10 +197,8 @@ impl Shard {
         }
         let id = self.session_id(session);
         self.complete_resume(now, id);
-        let connection = &mut self.connections[slot as usize];
-        if connection.state == State::Opening && !connection.flags.has(Flags::PAUSED) {
-            connection.flags.set(Flags::PAUSED);
-            self.stats.pauses += 1;
+        if self.connections[slot as usize].state == State::Opening {
+            self.pause(slot);
         }
         Took::Done
     }
@@ -245,7 +243,6 @@ impl Shard {
         self.memberships[membership].feed.set_resuming(true);
         if let Some(resuming) = self.resuming(slot) {
             resuming.awaited += 1;
-
             resuming.versions.extend(version.map(|version| (membership, version)));
         }
         let room = self.locals[record.room.at()].id.clone();
