@@ -9,6 +9,7 @@
 
 use super::event::CommandId;
 use super::limits::{COMMAND_BYTES_MAX, COMMANDS_MAX};
+use super::room::Membership;
 use crate::planted::{Bug, is_planted};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -31,6 +32,8 @@ pub(crate) struct Entry {
     pub(crate) id: CommandId,
     pub(crate) kind: Kind,
     pub(crate) room: Arc<str>,
+    /// The one that it was asked in, or that it begins or ends; [`Membership::NONE`] if the application's is none of these.
+    pub(crate) membership: Membership,
     /// The message without its `seq`.
     pub(crate) body: Vec<u8>,
     /// It may have reached the server in this session.
@@ -76,12 +79,13 @@ impl Outbox {
 
     /// Adds a command, and returns its number. One of the client's own (a join after a reconnect) is taken beyond the bounds: there
     /// is at most one a room.
-    pub(crate) fn push(&mut self, id: CommandId, kind: Kind, room: Arc<str>, body: Vec<u8>) -> u64 {
+    pub(crate) fn push(&mut self, id: CommandId, kind: Kind, room: Arc<str>, membership: Membership, body: Vec<u8>) -> u64 {
         self.bytes += body.len();
         self.entries.push_back(Entry {
             id,
             kind,
             room,
+            membership,
             body,
             was_sent: false,
             is_on_its_way: false,
@@ -170,7 +174,7 @@ impl Outbox {
     pub(crate) fn insert(&mut self, seq: u64, id: CommandId, kind: Kind, room: Arc<str>, body: Vec<u8>) {
         let index = (seq - self.acked - 1) as usize;
         debug_assert!(self.unsent <= index, "what is on its way keeps its number");
-        self.push(id, kind, room, body);
+        self.push(id, kind, room, Membership::NONE, body);
         let entry = self.entries.pop_back().expect("it was just put there");
         self.entries.insert(index, entry);
     }
@@ -219,7 +223,7 @@ mod tests {
     fn filled(count: u64) -> Outbox {
         let mut outbox = Outbox::default();
         for id in 1..=count {
-            assert_eq!(outbox.push(CommandId(id), Kind::Publish { echo: false }, "r".into(), vec![b'x'; 10]), id);
+            assert_eq!(outbox.push(CommandId(id), Kind::Publish { echo: false }, "r".into(), Membership(1), vec![b'x'; 10]), id);
         }
         outbox
     }

@@ -24,6 +24,11 @@ pub struct Position {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Membership(pub u64);
 
+impl Membership {
+    /// No membership has this number.
+    pub(crate) const NONE: Membership = Membership(0);
+}
+
 /// How a room is joined.
 #[derive(Clone, Debug, Default)]
 pub struct JoinOptions {

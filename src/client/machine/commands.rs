@@ -34,8 +34,8 @@ impl Machine {
         }
         let body = encode::join(room, options.since.as_ref(), options.presence, options.state.as_deref(), options.latest);
         let name: Arc<str> = room.into();
-        let (id, seq) = self.keep(Kind::Join, Arc::clone(&name), body)?;
-        let membership = Membership(id.0);
+        let membership = Membership(self.next_command);
+        let (_, seq) = self.keep(Kind::Join, Arc::clone(&name), membership, body)?;
         let kept = Room::new(Arc::clone(&name), membership, seq, options);
         self.rooms.insert(name, kept);
         self.pump(now);
@@ -47,11 +47,11 @@ impl Machine {
     /// # Errors
     /// [`Refused::NotJoined`].
     pub fn leave(&mut self, now: Millis, room: &str) -> Result<(), Refused> {
-        let (name, _) = self.rooms.remove_entry(room).ok_or(Refused::NotJoined)?;
+        let (name, left) = self.rooms.remove_entry(room).ok_or(Refused::NotJoined)?;
         self.give_up_recovery(Some(&name));
         // Taken beyond the bounds: each join, which is bounded, has at most one.
         let id = self.next_id();
-        self.outbox.push(id, Kind::Leave, name, encode::leave(room));
+        self.outbox.push(id, Kind::Leave, name, left.membership, encode::leave(room));
         if !is_planted(Bug::ClientTellsOfLeftRoom) {
             self.take_back(room);
         }
@@ -78,10 +78,10 @@ impl Machine {
     /// # Errors
     /// [`Refused`]: `NotJoined`, `NotJson`, `BadName` (the key), `TooLarge`, `QueueFull`, `Closed`. It was not sent then.
     pub fn publish(&mut self, now: Millis, room: &str, data: &str, key: Option<&str>, echo: bool) -> Result<CommandId, Refused> {
-        let name = self.check_room(room)?;
+        let (name, membership) = self.check_room(room)?;
         check_json(data)?;
         key.map_or(Ok(()), |key| check_name(key, KEY_BYTES_MAX))?;
-        let (id, _) = self.keep(Kind::Publish { echo }, name, encode::broadcast(room, data, key, echo))?;
+        let (id, _) = self.keep(Kind::Publish { echo }, name, membership, encode::broadcast(room, data, key, echo))?;
         self.pump(now);
         Ok(id)
     }
@@ -112,9 +112,9 @@ impl Machine {
     /// # Errors
     /// [`Refused`]: `NotJoined`, `NotJson`, `TooLarge`, `QueueFull`, `Closed`.
     pub fn set_state(&mut self, now: Millis, room: &str, state: &str) -> Result<CommandId, Refused> {
-        let name = self.check_room(room)?;
+        let (name, membership) = self.check_room(room)?;
         check_json(state)?;
-        let (id, _) = self.keep(Kind::SetState, Arc::clone(&name), encode::set_state(room, state))?;
+        let (id, _) = self.keep(Kind::SetState, Arc::clone(&name), membership, encode::set_state(room, state))?;
         if let Some(room) = self.rooms.get_mut(&name) {
             room.options.state = Some(state.to_owned());
         }
@@ -137,7 +137,7 @@ impl Machine {
         self.rooms.get(room)?.position.as_ref()
     }
 
-    fn keep(&mut self, kind: Kind, room: Arc<str>, body: Vec<u8>) -> Result<(CommandId, u64), Refused> {
+    fn keep(&mut self, kind: Kind, room: Arc<str>, membership: Membership, body: Vec<u8>) -> Result<(CommandId, u64), Refused> {
         if body.len() + encode::SEQ_BYTES_MAX > self.told.command_bytes_max {
             return Err(Refused::TooLarge);
         }
@@ -145,7 +145,7 @@ impl Machine {
             return Err(Refused::QueueFull);
         }
         let id = self.next_id();
-        Ok((id, self.outbox.push(id, kind, room, body)))
+        Ok((id, self.outbox.push(id, kind, room, membership, body)))
     }
 
     fn next_id(&mut self) -> CommandId {
@@ -158,9 +158,9 @@ impl Machine {
         if matches!(self.link, Link::Closing | Link::Closed) { Err(Refused::Closed) } else { Ok(()) }
     }
 
-    fn check_room(&self, room: &str) -> Result<Arc<str>, Refused> {
+    fn check_room(&self, room: &str) -> Result<(Arc<str>, Membership), Refused> {
         self.check_open()?;
-        self.rooms.get(room).map(|room| Arc::clone(&room.name)).ok_or(Refused::NotJoined)
+        self.rooms.get(room).map(|room| (Arc::clone(&room.name), room.membership)).ok_or(Refused::NotJoined)
     }
 }
 

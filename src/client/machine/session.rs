@@ -9,13 +9,13 @@ use super::super::event::{CommandId, Event, State};
 use super::super::limits::{COMMAND_BYTES_EACH_MAX, HEARTBEAT_MS_MAX, HEARTBEAT_MS_MIN, RECOVERY_MS, TEXT_BYTES_MAX, WINDOW_MAX};
 use super::super::message::{Standing, Welcome};
 use super::super::outbox::{Entry, Kind, Unresolved};
-use super::super::room::{Phase, Position, Room};
+use super::super::room::{Membership, Phase, Position, Room};
 use super::{ABANDONED, Link, Machine, Session, Told};
 use crate::client::event::Cause;
 use crate::planted::{Bug, is_planted};
 use crate::time::Millis;
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// What the client's own commands (joins after a reconnect) are named: nobody waits for them.
@@ -51,7 +51,7 @@ fn rooms_left<'a>(waiting: impl Iterator<Item = &'a Entry>) -> Vec<Arc<str>> {
     for (place, entry) in waiting.iter().enumerate() {
         let is_first = seen.insert(&entry.room);
         let needs_member = matches!(entry.kind, Kind::Publish { .. } | Kind::SetState);
-        let is_left = |other: &&Entry| other.kind == Kind::Leave && other.room == entry.room;
+        let is_left = |other: &&Entry| other.kind == Kind::Leave && other.membership == entry.membership;
         if is_first && needs_member && waiting[place..].iter().any(is_left) {
             left.push(Arc::clone(&entry.room));
         }
@@ -192,20 +192,24 @@ impl Machine {
                 Phase::Joining { .. } | Phase::Joined => self.join_again(name),
             }
         }
-        // Of each room the last leave: what was said before it is of another membership than the present one.
-        let leaves = kept.iter().filter(|(_, entry)| entry.kind == Kind::Leave);
-        let left: BTreeMap<Arc<str>, u64> = leaves.map(|(seq, entry)| (Arc::clone(&entry.room), *seq)).collect();
         for name in rooms_left(kept.iter().map(|(_, entry)| entry).filter(|entry| !entry.was_sent)) {
             let body = encode::join(&name, None, false, None, false);
-            self.outbox.push(NOBODY, Kind::Join, name, body);
+            self.outbox.push(NOBODY, Kind::Join, name, Membership::NONE, body);
         }
+        let leaves = kept.iter().filter(|(_, entry)| entry.kind == Kind::Leave);
+        let left: BTreeSet<u64> = leaves.map(|(_, entry)| entry.membership.0).collect();
         for (seq, entry) in kept.into_iter().filter(|(_, entry)| !entry.is_refused) {
-            let is_left = left.get(&entry.room).is_some_and(|leave| *leave > seq) && !is_planted(Bug::ClientSetsEarlierState);
+            let is_members = matches!(entry.kind, Kind::Publish { .. } | Kind::SetState);
+            let is_present = self.rooms.get(&entry.room).is_some_and(|room| room.membership == entry.membership)
+                || is_planted(Bug::ClientSetsEarlierState) && self.rooms.contains_key(&entry.room);
             let is_blind = is_planted(Bug::ClientResendsBlindly) && matches!(entry.kind, Kind::Publish { .. });
             if !entry.was_sent && is_planted(Bug::ClientForgetsUnsent) {
                 continue;
             }
-            if !entry.was_sent || is_blind || (entry.kind == Kind::SetState && !is_left && self.rooms.contains_key(&entry.room)) {
+            if !entry.was_sent && is_members && !is_present && !left.contains(&entry.membership.0) {
+                // The server ended that membership: what was asked in it has no member any more, and the next one is not meant.
+                self.tell(Event::Refused { command: entry.id, code: "not_joined".into() });
+            } else if !entry.was_sent || is_blind || (entry.kind == Kind::SetState && is_present) {
                 self.push_again(seq, entry);
             } else {
                 self.leave_open(&session, seq, entry);
@@ -217,7 +221,7 @@ impl Machine {
     fn push_again(&mut self, old_seq: u64, entry: Entry) {
         let is_join = entry.kind == Kind::Join;
         let name = Arc::clone(&entry.room);
-        let seq = self.outbox.push(entry.id, entry.kind, entry.room, entry.body);
+        let seq = self.outbox.push(entry.id, entry.kind, entry.room, entry.membership, entry.body);
         if is_join
             && let Some(room) = self.rooms.get_mut(&name)
             && room.awaits(Some(old_seq))
@@ -261,7 +265,7 @@ impl Machine {
     /// Joins a room that is kept, from where the client stands in it.
     fn join_again(&mut self, name: &Arc<str>) {
         let Some(room) = self.rooms.get_mut(name) else { return };
-        let seq = self.outbox.push(NOBODY, Kind::Join, Arc::clone(name), join_from(room));
+        let seq = self.outbox.push(NOBODY, Kind::Join, Arc::clone(name), room.membership, join_from(room));
         room.phase = Phase::Joining { seq };
     }
 

@@ -383,6 +383,34 @@ fn the_state_of_an_earlier_membership_is_not_sent_again_in_a_new_session() {
 }
 
 #[test]
+fn what_was_asked_of_a_membership_that_the_server_ended_is_not_of_the_next_one_in_a_new_session() {
+    let mut peer = Peer::in_room(JoinOptions::default());
+    let sent = peer.machine.set_state(peer.now, "r", "1").expect("it is taken");
+    // The window is full: the last two are never sent.
+    for _ in 0..3 {
+        peer.publish("1");
+    }
+    let state = peer.machine.set_state(peer.now, "r", "2").expect("it is taken");
+    let publication = peer.publish("2");
+    assert_eq!(peer.said().len(), 4);
+    peer.say(json!({"type": "room_left", "roomId": "r", "reason": "kicked"}));
+    assert!(matches!(&peer.news()[..], [Event::Left { .. }]));
+    peer.machine.join(peer.now, "r", JoinOptions { state: Some("3".into()), ..JoinOptions::default() }).expect("it was left");
+    peer.machine.handle_ended(peer.now, peer.socket);
+    peer.wait();
+    peer.open();
+    peer.welcome(&json!({"sessionId": "s2"}));
+    let said = peer.said();
+    assert_eq!((commands(&said), &said[0]["state"]), (vec![("join_room", 1)], &json!(3)));
+    let news = peer.news();
+    assert_eq!(news.len(), 6, "{news:?}");
+    assert!(news.contains(&Event::Unknown(sent)), "{news:?}");
+    for command in [state, publication] {
+        assert!(news.contains(&Event::Refused { command, code: "not_joined".into() }), "{news:?}");
+    }
+}
+
+#[test]
 fn a_refusal_for_now_holds_everything_back_and_only_that_one_is_sent_again() {
     let mut peer = Peer::in_room(JoinOptions::default());
     for n in ["0", "1"] {
