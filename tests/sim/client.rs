@@ -54,6 +54,8 @@ pub(crate) struct Client {
     late: Vec<Late>,
     /// The application takes no events until then.
     dozes_until: Millis,
+    /// It has taken none since it dozed off.
+    has_dozed: bool,
     /// The application has closed it.
     pub(crate) is_closed: bool,
     /// What the server last called its session.
@@ -104,6 +106,7 @@ impl World<'_> {
             opening: None,
             late: Vec::new(),
             dozes_until: Millis(0),
+            has_dozed: false,
             is_closed: false,
             session: None,
             sessions_lost: 0,
@@ -144,6 +147,7 @@ impl World<'_> {
             Op::Doze { ms } => {
                 self.seen[Fault::SlowApplication as usize] += 1;
                 self.clients[client].dozes_until = self.now.mono.after(u64::from(ms));
+                self.clients[client].has_dozed = true;
                 self.may_be_slow(client);
             }
             Op::Cut(cut) => self.cut(client, cut),
@@ -183,7 +187,7 @@ impl World<'_> {
 
     /// An application may not have been told yet that it is in a room no more.
     fn is_behind(&self, client: usize) -> bool {
-        self.is_tight() && self.clients[client].dozes_until > self.now.mono
+        self.is_tight() && self.clients[client].has_dozed
     }
 
     fn app_join(&mut self, client: usize, room: usize, presence: bool, state: bool) {
@@ -572,6 +576,7 @@ impl World<'_> {
         if self.clients[client].dozes_until > self.now.mono {
             return false;
         }
+        self.clients[client].has_dozed = false;
         let wanted_input = self.clients[client].machine.wants_input();
         let mut busy = false;
         while let Some(event) = self.clients[client].machine.poll_event() {
