@@ -4,9 +4,10 @@
  * It decides when to connect, what to send again, and what an application sees of a broken connection: as little as can be. All it
  * asks of the world is in `env` (time, chance, timers, socket, page), so tests drive it without waiting. It knows nothing of the DOM.
  *
- * Invariants: a command gets its `seq` when it is first sent, and is sent again only with that `seq` in that session. A room's
- * position moves before its listeners run. Frames of a socket that was given up are never seen. Each timer has a name, and none outlives its connection or wait. Listeners run
- * when the machine has come to rest, so they may call whatever they like. A frame of type `x` is handled by `_on_x`, or ignored.
+ * Invariants: a command keeps its `seq` in its session, unless a resume puts a join before it: the server has not had it then. A
+ * room's position moves before its listeners run. Frames of a socket that was given up are never seen. Each timer has a name, and none
+ * outlives its connection or wait. Listeners run when the machine has come to rest, so they may call whatever they like. A frame of
+ * type `x` is handled by `_on_x`, or ignored.
  */
 const BASE_MS = 500; // Delays are uniform in 0 … min(CAP_MS, BASE_MS · 2ⁿ).
 const CAP_MS = 30_000;
@@ -497,11 +498,15 @@ export class Throng extends Emitter {
 
   _resume({ nextSeq, rooms = {}, failed = [] }) {
     this._decide(nextSeq - 1, new Map(failed.map((refusal) => [refusal.seq, refusal])));
-    for (const command of this._sent.values()) this._transmit(command);
+    // What the server has not had is numbered anew, behind the joins of rooms that it is not in any more: there it needs a member.
+    const waiting = [...this._sent.values(), ...this._queue];
+    this._sent.clear();
+    this._queue = [];
+    this._seq = nextSeq - 1;
     const resumed = new Map(Object.entries(rooms));
     for (const room of [...this._rooms.values()]) {
       const found = resumed.get(room.id);
-      if (room._join && !room._join.decided) continue; // It has just been sent again, or will be sent.
+      if (room._join && !room._join.decided) continue; // It waits, too.
       if (!found || (!room._epoch && !found.gap)) room._rejoin();
       else {
         room._join = undefined;
@@ -509,6 +514,7 @@ export class Throng extends Emitter {
         room._recover(found);
       }
     }
+    this._queue.push(...waiting);
   }
 
   /** A new session: rooms are joined again where they were, and what was sent is not sent blindly. */

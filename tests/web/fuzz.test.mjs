@@ -56,7 +56,7 @@ class App {
     const found = this.open.get(id);
     if (!found) return;
     const data = { by: this.name, n: ++this.counter };
-    const fate = { id, data, state: "pending" };
+    const fate = { id, data, seen: found.seen, state: "pending" };
     this.published.push(fate);
     found.room.publish(data).then(
       () => (fate.state = "resolved"),
@@ -126,9 +126,10 @@ function judge({ server, apps }) {
   }
   for (const app of apps) {
     let last = new Map();
-    for (const { id, data, state } of app.published) {
+    for (const { id, data, seen, state } of app.published) {
       const place = places.get(`${data.by}${data.n}`);
       assert.notEqual(state, "pending", `${data.by}${data.n} is never settled`);
+      assert.ok(state !== "not_joined" || seen.left, `${data.by}${data.n} found no member, though its room was never left`);
       if (state === "resolved") assert.ok(place, `${data.by}${data.n} was acknowledged and is lost`);
       else if (state !== "unknown") assert.ok(!place, `${data.by}${data.n} was refused as ${state} and took effect`);
       if (!place) continue;

@@ -11,7 +11,7 @@ export class ModelServer {
   rooms = new Map();
   sessions = new Map();
   log = [];
-  stats = { resumed: 0, fresh: 0, gaps: 0, refused: 0, held: 0, cut: 0, duplicates: 0, recognised: 0, nacks: 0 };
+  stats = { resumed: 0, fresh: 0, gaps: 0, refused: 0, held: 0, cut: 0, duplicates: 0, recognised: 0, nacks: 0, outside: 0 };
   #names = 0;
 
   constructor(world, { faults = true } = {}) {
@@ -134,6 +134,8 @@ export class ModelServer {
       const recoveries = [];
       const rooms = {};
       for (const room of this.rooms.values()) {
+        // A room may have had no place for it when it came back.
+        if (this.maybe(0.1) && room.members.delete(found)) this.stats.outside++;
         if (!room.members.has(found)) continue;
         const at = resume.rooms[room.id];
         if (!at) {
