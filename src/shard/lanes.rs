@@ -271,7 +271,13 @@ impl Shard {
                     self.lose_room(self.sessions[index].connection);
                 }
                 match self.memberships[membership].stage {
-                    Stage::Abandoned => self.drop_membership(membership),
+                    Stage::Abandoned => {
+                        // Its client is told that the join was refused: it must not be in that room when it comes back.
+                        if seq > 0 {
+                            self.forget_dormant(membership);
+                        }
+                        self.drop_membership(membership);
+                    }
                     Stage::Joining | Stage::Joined | Stage::Leaving | Stage::Dormant | Stage::Departing | Stage::Owed => {
                         self.unlink_membership(membership);
                     }

@@ -315,6 +315,16 @@ impl Shard {
         self.dormant_states.insert(dormant, state.into());
     }
 
+    /// Frees the membership that a session that is away has in place of this one, if it has one.
+    pub(crate) fn forget_dormant(&mut self, index: MembershipIndex) {
+        let Membership { session, room, .. } = self.memberships[index];
+        if let Some(dormant) = self.find_membership(session, room).filter(|&other| self.memberships[other].stage == Stage::Dormant)
+        {
+            self.take_dormant_state(dormant);
+            self.unlink_membership(dormant);
+        }
+    }
+
     /// Takes the presence state that is kept for a membership.
     pub(crate) fn take_dormant_state(&mut self, index: MembershipIndex) -> Option<Box<str>> {
         let state = self.dormant_states.remove(&index)?;

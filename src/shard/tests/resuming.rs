@@ -354,6 +354,32 @@ fn a_room_that_does_not_take_a_session_back_is_not_named_and_holds_nothing_up() 
     }
 }
 
+/// The refusal of its join came when the session was away, and by the time it comes back there is a place again.
+#[test]
+fn a_session_that_comes_back_is_not_in_a_room_whose_join_was_refused_meanwhile() {
+    let mut world = world(2, Limits { members_per_room_max: 1, presence_grace_ms: 0, ..Limits::default() });
+    let room = world.room_at(0);
+    let (ann, _) = connect(&mut world, 0, "ann", None);
+    let (bob, welcome) = connect(&mut world, 1, "bob", None);
+    world.say(ann, &[&join(&room, 1)]);
+    world.stalled.insert((0, 1));
+    world.say(bob, &[&join(&room, 1)]);
+    world.end(bob, Ended::Error);
+    world.run();
+    world.stalled.clear();
+    world.say(ann, &[&json!({"type": "leave_room", "roomId": room, "seq": 2}).to_string()]);
+    let (bob, again) = connect(&mut world, 1, "bob", resume(&welcome, 0, json!({})));
+    let failed = json!([{"seq": 1, "code": "room_full"}]);
+    assert_eq!((&again["resumed"], &again["failed"], &again["rooms"]), (&json!(true), &failed, &json!({})));
+    world.say(ann, &[&join(&room, 3)]);
+    world.take(bob);
+    world.take(ann);
+    world.say(ann, &[&publish(&room, 1, 4)]);
+    assert!(world.take(ann).iter().all(|message| message["type"] != "error"), "there is a place for her");
+    assert_eq!(data_of(&world.take(bob)), Vec::<u64>::new());
+    world.end_all();
+}
+
 /// Commands that were under way when the connection broke off, decided only later or never received.
 #[test]
 fn a_command_that_is_sent_again_takes_effect_once() {
