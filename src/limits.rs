@@ -154,6 +154,11 @@ pub const RECOVERY_CHUNK_BYTES_MAX: usize = 16 * 1024;
 pub const HISTORY_PAGE_BYTES_MAX: usize = 32 * 1024;
 /// Publications whose age is looked at in one loop turn. At it the rest waits for the next turn.
 pub const HISTORY_EXPIRIES_PER_TURN: usize = 4_096;
+/// Time for which a room keeps up to [`HISTORY_PROMISE_FACTOR`] times as much as its bounds, after it has promised a member everything
+/// that it missed, in ms. A member that has not read it by then is slow, and may be told a gap.
+pub const HISTORY_PROMISE_MS: u64 = 2_000;
+/// See [`HISTORY_PROMISE_MS`]. At it the oldest publication goes, promised or not.
+pub const HISTORY_PROMISE_FACTOR: usize = 2;
 /// Time between two looks for publications that are too old, in ms: many go in one turn, and an idle shard rarely wakes up.
 pub const HISTORY_SWEEP_MS: u64 = 1_000;
 /// What of a send queue may be filled before a `throng.v1` member of a room with history is fed from there: one part in this many.
@@ -200,9 +205,9 @@ pub struct Limits {
     pub presence_members_max: usize,
     /// Bytes of the presence state of a connection. Above: `error` `state_too_large`.
     pub presence_state_bytes_max: usize,
-    /// Publications that a room keeps for those who missed them; 0: none. At it the oldest goes.
+    /// Publications that a room keeps for those who missed them; 0: none. At it the oldest goes ([`HISTORY_PROMISE_MS`]: a little later).
     pub history_publications_max: usize,
-    /// Bytes of the publications that a room keeps. At it the oldest goes.
+    /// Bytes of the publications that a room keeps. At it the oldest goes ([`HISTORY_PROMISE_MS`]: a little later).
     pub history_bytes_max: usize,
     /// Age up to which a publication is kept, and time that a room's numbering outlives its last member, in ms.
     pub history_age_ms: u64,

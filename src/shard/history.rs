@@ -6,7 +6,8 @@
 //!
 //! A publication with a key takes the place of the earlier one with that key, which is no loss. What a bound took is one: a room
 //! knows the highest offset that it `lost`, and whoever stands at it or behind it (by offset) can be told everything that
-//! followed.
+//! followed. It is read a little later, piece by piece; so that a busy room does not overtake it meanwhile, the room keeps twice as
+//! much for a moment.
 //!
 //! It does not know who reads, nor how fast: that is `recovery`'s.
 
@@ -15,7 +16,7 @@ use super::arena::{FrameIndex, HomeIndex, PublicationIndex};
 use super::home::HomeRoom;
 use super::mesh::SessionId;
 use super::stats::MemoryUse;
-use crate::limits::{HISTORY_EXPIRIES_PER_TURN, HISTORY_KEYS_MAX, HISTORY_SWEEP_MS};
+use crate::limits::{HISTORY_EXPIRIES_PER_TURN, HISTORY_KEYS_MAX, HISTORY_PROMISE_FACTOR, HISTORY_PROMISE_MS, HISTORY_SWEEP_MS};
 use crate::planted::{Bug, is_planted};
 use crate::time::{Millis, Now};
 use foldhash::fast::FixedState;
@@ -77,6 +78,15 @@ pub(crate) struct RoomHistory {
     pub(crate) bytes: usize,
     /// Every publication above this offset that nothing superseded is kept.
     pub(crate) lost: u64,
+    /// Until when more is kept than the bounds say, because a member was promised what it missed. 0: nobody was, and no more is.
+    pub(crate) promised: Millis,
+}
+
+impl RoomHistory {
+    /// How many times its bounds a room may keep.
+    pub(crate) fn factor(&self) -> usize {
+        if self.promised > Millis(0) { HISTORY_PROMISE_FACTOR } else { 1 }
+    }
 }
 
 impl History {
@@ -171,7 +181,7 @@ impl Shard {
         let index = PublicationIndex(self.history.publications.insert(publication) as u32);
         self.append(index, room, older, older_in_room, length);
         self.note_key(index, room);
-        self.keep_bounds(room);
+        self.keep_bounds(now, room);
     }
 
     fn append(
@@ -224,8 +234,13 @@ impl Shard {
     }
 
     /// Gives up the oldest publications of a room that is over its bounds, and of the shard if it is over its own.
-    fn keep_bounds(&mut self, room: HomeIndex) {
-        let (count_max, bytes_max) = (self.limits.history_publications_max, self.limits.history_bytes_max);
+    fn keep_bounds(&mut self, now: Now, room: HomeIndex) {
+        let record = self.room_history(room);
+        if record.promised <= now.mono {
+            record.promised = Millis(0);
+        }
+        let factor = record.factor();
+        let (count_max, bytes_max) = (self.limits.history_publications_max * factor, self.limits.history_bytes_max * factor);
         loop {
             let RoomHistory { oldest, count, bytes, .. } = self.homes[room.0 as usize].history;
             if count as usize <= count_max && bytes <= bytes_max {
@@ -238,6 +253,11 @@ impl Shard {
             self.lose(self.history.oldest);
             self.stats.history_evicted += 1;
         }
+    }
+
+    /// A member was promised everything that it missed in a room. What is published before it has read that must not overtake it.
+    pub(crate) fn promise_history(&mut self, now: Now, room: HomeIndex) {
+        self.room_history(room).promised = now.mono.after(HISTORY_PROMISE_MS);
     }
 
     /// Gives up the oldest publication of a room: who has not had it has lost it.

@@ -9,6 +9,7 @@ use super::history::{RoomHistory, Taken};
 use super::local::Pass;
 use super::mesh::{Ask, Consequence, LocalRef, Position, Roster, SessionId, What};
 use super::presence::{Diff, Presence};
+use super::recovery::Recovery;
 use super::seam::ShardId;
 use super::stats::MemoryUse;
 use crate::limits::ROOMS_IDLE_MAX;
@@ -149,6 +150,9 @@ impl Shard {
         let home = &self.homes[room.0 as usize];
         let recovery = self.recovery(room, join.since, ask.session);
         let (epoch, offset, version) = (home.epoch, home.offset, home.version);
+        if matches!(recovery, Recovery::From { cursor, .. } if cursor < offset) {
+            self.promise_history(now, room);
+        }
         let roster = self.roster(room, join.watches);
         let consequence = Consequence::Joined {
             session: ask.session,

@@ -3,7 +3,7 @@
 
 use super::world::{Disorder, World, WorldConfig};
 use crate::close::CloseReason;
-use crate::limits::{Limits, RECOVERY_CHUNK_BYTES_MAX};
+use crate::limits::{HISTORY_PROMISE_MS, Limits, RECOVERY_CHUNK_BYTES_MAX};
 use serde_json::Value;
 
 fn world(shards: usize, limits: Limits) -> World {
@@ -131,6 +131,36 @@ fn between_recovered_and_live_publications_is_no_gap_and_no_duplicate() {
         assert_eq!(world.closes(CloseReason::SlowConsumer), 0);
         world.end_all();
     }
+}
+
+/// It read slowly by nobody's fault: its answer was under way while more was published.
+#[test]
+fn what_a_member_was_promised_is_not_overtaken_before_it_is_read() {
+    let mut world = world(2, Limits { history_publications_max: 8, ..Limits::default() });
+    let room = world.room_at(0);
+    let (ann, epoch) = member(&mut world, 0, "ann", &room);
+    send(&mut world, ann, &room, 2..12, 10);
+    world.run();
+    let bob = world.v1(1, "bob");
+    world.stalled.insert((0, 1));
+    world.say(bob, &[&join_since(&room, 1, &epoch, 2)]);
+    world.run();
+    send(&mut world, ann, &room, 12..20, 10);
+    world.run();
+    assert_eq!(world.sum(|stats| stats.history_publications), 16);
+    world.stalled.clear();
+    let messages = take_all(&mut world, bob);
+    assert_eq!((&messages[0]["offset"], &messages[0]["recovered"]), (&10.into(), &true.into()));
+    assert_eq!(offsets(&messages), (3..=18).collect::<Vec<_>>());
+    assert!(messages.iter().all(|message| message["type"] != "gap"), "{messages:?}");
+    send(&mut world, ann, &room, 20..21, 10);
+    world.run();
+    assert_eq!(world.sum(|stats| stats.history_publications), 16, "it is bounded meanwhile, too");
+    world.pass(HISTORY_PROMISE_MS);
+    send(&mut world, ann, &room, 21..22, 10);
+    world.run();
+    assert_eq!(world.sum(|stats| stats.history_publications), 8);
+    world.end_all();
 }
 
 #[test]

@@ -43,7 +43,8 @@ impl Shard {
 
     /// Walks what a room keeps; returns how many publications that are, and how many of them are found by a key.
     fn verify_room_history(&self, index: HomeIndex, room: &HomeRoom) -> Result<(usize, usize), &'static str> {
-        let RoomHistory { oldest, newest, count, keys, bytes, lost } = room.history;
+        let RoomHistory { oldest, newest, count, keys, bytes, lost, .. } = room.history;
+        let factor = room.history.factor();
         let (mut met, mut keyed, mut length, mut offset) = (0, 0, 0, lost);
         let (mut older, mut at) = (PublicationIndex::NONE, oldest);
         while at.is_some() {
@@ -64,10 +65,13 @@ impl Shard {
         }
         holds(newest == older, "it does not end where it is said to")?;
         holds(
-            met == count as usize && met <= self.limits.history_publications_max,
+            met == count as usize && met <= self.limits.history_publications_max * factor,
             "it keeps other publications than are counted",
         )?;
-        holds(length == bytes && bytes <= self.limits.history_bytes_max, "it keeps other bytes than are counted, or too many")?;
+        holds(
+            length == bytes && bytes <= self.limits.history_bytes_max * factor,
+            "it keeps other bytes than are counted, or too many",
+        )?;
         holds(keyed == keys && keys <= HISTORY_KEYS_MAX, "it has other keys than are counted, or too many")?;
         holds(offset <= room.offset, "it keeps a publication that has not been")?;
         Ok((met, keyed as usize))
