@@ -386,6 +386,7 @@ impl Shard {
             record.stage = Stage::Joined;
         }
         record.presence = presence;
+        self.drop_dormant_state(membership);
         self.locals[local.0 as usize].home_room = room;
         self.set_watches(membership, !matches!(roster, Roster::Unasked));
         if stage == Stage::Abandoned {

@@ -257,6 +257,7 @@ impl Shard {
     pub(crate) fn free_membership(&mut self, membership: MembershipIndex) {
         let Membership { room, position, charged, .. } = self.memberships.remove(membership);
         debug_assert_eq!(position, NOWHERE);
+        self.drop_dormant_state(membership);
         if charged {
             self.stats.release(MemoryUse::Rooms, MEMBERSHIP_BYTES);
         }

@@ -248,7 +248,8 @@ impl Shard {
         let room = self.locals[record.room.at()].id.clone();
         let user = self.users.name(self.sessions[record.session].user).map(Box::from);
         let local = self.local_ref(record.room);
-        let state = self.take_dormant_state(membership);
+        // It is kept until the home has answered: the session may be away again by then, and still not in the room.
+        let state = self.dormant_states.get(&membership).cloned();
         let what =
             What::Join { room: &room, user: user.as_deref(), state: state.as_deref(), watches: record.watches, since, local };
         let ask = Ask { session: self.session_id(record.session), membership, presence: record.presence, seq: 0, what };

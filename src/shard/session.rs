@@ -246,7 +246,6 @@ impl Shard {
                 Stage::Joining => self.memberships[current].stage = Stage::Abandoned,
                 Stage::Leaving => self.memberships[current].stage = Stage::Departing,
                 Stage::Dormant => {
-                    self.take_dormant_state(current);
                     self.free_membership(current);
                     self.sessions[index].rooms -= 1;
                 }
@@ -311,6 +310,8 @@ impl Shard {
         if state.is_empty() || self.memberships[dormant].stage != Stage::Dormant {
             return;
         }
+        // What a resume that came to nothing has left there is older.
+        self.drop_dormant_state(dormant);
         self.stats.charge(MemoryUse::PresenceState, state.len());
         self.dormant_states.insert(dormant, state.into());
     }
@@ -320,16 +321,15 @@ impl Shard {
         let Membership { session, room, .. } = self.memberships[index];
         if let Some(dormant) = self.find_membership(session, room).filter(|&other| self.memberships[other].stage == Stage::Dormant)
         {
-            self.take_dormant_state(dormant);
             self.unlink_membership(dormant);
         }
     }
 
-    /// Takes the presence state that is kept for a membership.
-    pub(crate) fn take_dormant_state(&mut self, index: MembershipIndex) -> Option<Box<str>> {
-        let state = self.dormant_states.remove(&index)?;
-        self.stats.release(MemoryUse::PresenceState, state.len());
-        Some(state)
+    /// Forgets the presence state that is kept for a membership, if one is.
+    pub(crate) fn drop_dormant_state(&mut self, index: MembershipIndex) {
+        if let Some(state) = self.dormant_states.remove(&index) {
+            self.stats.release(MemoryUse::PresenceState, state.len());
+        }
     }
 
     /// Frees a membership that is not in its session's list any more, and the session if it was the last thing it waited for.

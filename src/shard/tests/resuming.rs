@@ -354,6 +354,36 @@ fn a_room_that_does_not_take_a_session_back_is_not_named_and_holds_nothing_up() 
     }
 }
 
+/// It came back while its room was full, and was away again before it was told so.
+#[test]
+fn a_state_is_not_lost_over_a_resume_that_came_to_nothing() {
+    let mut world = world(2, Limits { members_per_room_max: 2, presence_grace_ms: 0, ..Limits::default() });
+    let room = world.room_at(0);
+    let (ann, bob, welcome, epoch) = two_members(&mut world, &room);
+    let rooms = json!({&*room: {"epoch": epoch, "offset": 0}});
+    world.end(bob, Ended::Error);
+    world.run();
+    let (eve, _) = connect(&mut world, 0, "eve", None);
+    world.say(eve, &[&join(&room, 1)]);
+    world.stalled.insert((0, 1));
+    let bob = world.open_socket(1, true);
+    world.request(bob, "/ws?user=bob", Some("throng.v1"));
+    world.say(bob, &[&json!({"type": "connect", "resume": resume(&welcome, 1, rooms.clone())}).to_string()]);
+    world.end(bob, Ended::Error);
+    world.run();
+    world.stalled.clear();
+    world.say(eve, &[&json!({"type": "leave_room", "roomId": room, "seq": 2}).to_string()]);
+    world.pass(2_000);
+    world.take(ann);
+    let (_, again) = connect(&mut world, 1, "bob", resume(&welcome, 1, rooms));
+    assert_eq!((&again["resumed"], &again["rooms"][&room]["complete"]), (&json!(true), &json!(true)));
+    world.pass(2_000);
+    let joins = world.take(ann).into_iter().flat_map(|message| message["joins"].as_array().cloned().unwrap_or_default());
+    let states: Vec<(Value, Value)> = joins.map(|join| (join["user"].clone(), join["state"].clone())).collect();
+    assert_eq!(states, [(json!("bob"), json!({"at": 7}))]);
+    world.end_all();
+}
+
 /// The refusal of its join came when the session was away, and by the time it comes back there is a place again.
 #[test]
 fn a_session_that_comes_back_is_not_in_a_room_whose_join_was_refused_meanwhile() {

@@ -149,8 +149,9 @@ impl Shard {
         }
         same(format_args!("presence states"), self.states.len(), count)?;
         for (index, state) in &self.dormant_states {
-            let is_kept = self.memberships.get(*index).is_some_and(|membership| membership.stage == Stage::Dormant);
-            check(is_kept, || format!("membership {}: a state is kept for it, and it is not away", index.0))?;
+            let is_away = |stage| matches!(stage, Stage::Dormant | Stage::Joining | Stage::Abandoned);
+            let is_kept = self.memberships.get(*index).is_some_and(|membership| is_away(membership.stage));
+            check(is_kept, || format!("membership {}: a state is kept for it, and it is in its room", index.0))?;
             bytes += state.len();
         }
         self.verify_account(MemoryUse::PresenceState, bytes)?;
