@@ -1,0 +1,1 @@
+//! Tests of TLS without a socket: rustls as the client.
