@@ -39,6 +39,8 @@ pub struct Settings {
 pub struct Config {
     pub(super) rustls: Arc<ServerConfig>,
     pub(super) records: RecordMode,
+    /// Records that are sealed with one key, if fewer than the suite allows.
+    pub(super) records_per_key: Option<u32>,
 }
 
 impl Config {
@@ -62,7 +64,7 @@ impl Config {
         config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
         config.enable_secret_extraction = true;
         config.key_log = Arc::new(capture::Secrets);
-        Ok(Config { rustls: Arc::new(config), records: settings.records })
+        Ok(Config { rustls: Arc::new(config), records: settings.records, records_per_key: None })
     }
 }
 

@@ -36,7 +36,7 @@ failures! {
     /// A record that does not authenticate: corrupt, replayed, reordered or cut out.
     BadRecordMac = (Some(AlertDescription::BadRecordMac), BadRecord, "a record that does not authenticate"),
     /// A message that has no place here, or more of what carries no data than
-    /// [`RECORDS_WITHOUT_DATA_MAX`](super::records::RECORDS_WITHOUT_DATA_MAX).
+    /// [`RECORDS_WITHOUT_DATA_MAX`](super::RECORDS_WITHOUT_DATA_MAX).
     UnexpectedMessage = (Some(AlertDescription::UnexpectedMessage), BadMessage, "a message that has no place here"),
     /// A message whose fields don't fit together.
     Undecodable = (Some(AlertDescription::DecodeError), BadMessage, "a message that can't be decoded"),

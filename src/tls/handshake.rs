@@ -4,10 +4,14 @@
 //! of [`Records`](super::Records), still sealed, in the caller's own buffer. So application data that comes with `Finished` needs no
 //! path of its own, and rustls never reads a record with keys that the compact state takes over.
 
-use super::capture::Captured;
-use super::{Config, Failure, Records};
+use super::capture::{self, Captured};
+use super::compact::Compact;
+use super::engine::{self, Pause};
+use super::keys::{Direction, Keys};
+use super::plain::Plain;
+use super::{Config, Failure, RECORD_BYTES_MAX, RECORD_HEADER_BYTES, RecordMode, Records, subject};
 use rustls::server::UnbufferedServerConnection;
-use rustls::{CipherSuite, NamedGroup, ProtocolVersion};
+use rustls::{CipherSuite, ContentType, HandshakeKind, NamedGroup, ProtocolVersion};
 
 /// Bytes that a client may send before we have answered its `ClientHello`: one with a hybrid key share, a ticket and padding has 3 KB.
 /// Above: [`Failure::HandshakeTooLarge`].
@@ -18,9 +22,18 @@ pub const HANDSHAKE_BYTES_MAX: usize = 48 * 1024;
 
 /// A connection that shakes hands: about 4 KB on the heap, and at most [`HANDSHAKE_BYTES_MAX`] of input that is not complete.
 pub struct Handshake {
-    connection: Box<UnbufferedServerConnection>,
+    /// Gone when it has failed or is done.
+    connection: Option<Box<UnbufferedServerConnection>>,
+    config: Config,
     captured: Captured,
+    /// What rustls was shown and wants to see again, a piece of a message; behind it the record that is not complete.
     input: Vec<u8>,
+    /// Bytes of `input` that rustls was shown.
+    shown: usize,
+    /// Bytes that came so far.
+    received: usize,
+    /// Whether rustls had anything to say: the `ClientHello` was whole.
+    has_answered: bool,
     failure: Option<Failure>,
     cause: Option<Box<rustls::Error>>,
 }
@@ -67,20 +80,176 @@ impl Handshake {
     /// Begins a handshake. It costs an allocation and no cryptography.
     pub fn new(config: &Config) -> Handshake {
         let connection = UnbufferedServerConnection::new(config.rustls.clone()).expect("the configuration limits no fragments");
-        Handshake { connection: Box::new(connection), captured: Captured::default(), input: Vec::new(), failure: None, cause: None }
+        Handshake {
+            connection: Some(Box::new(connection)),
+            config: config.clone(),
+            captured: Captured::default(),
+            input: Vec::new(),
+            shown: 0,
+            received: 0,
+            has_answered: false,
+            failure: None,
+            cause: None,
+        }
     }
 
     /// Takes what was received. What is to be sent is appended to `out`, also when it fails: then it ends with the alert.
     ///
     /// # Errors
-    /// The first failure, and the same again ever after. The connection ends when `out` was sent.
+    /// The first failure; [`Failure::Ended`] ever after, also after it was done. The connection ends when `out` was sent.
     pub fn receive(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<Progress, Failure> {
-        let _ = (input, out, &mut self.captured, &mut self.input, &mut self.connection);
-        Err(self.failure.unwrap_or(Failure::Internal))
+        if self.failure.is_some() {
+            return Err(Failure::Ended);
+        }
+        let progress = self.advance(input, out);
+        match progress {
+            Ok(Progress::Continue) => {}
+            Ok(Progress::Done { .. }) => self.failure = Some(Failure::Ended),
+            Err(failure) => {
+                self.failure = Some(failure);
+                // Secrets and buffers of a handshake that has failed are of no use while its alert is on the way.
+                (self.connection, self.captured, self.input) = (None, Captured::default(), Vec::new());
+            }
+        }
+        progress
     }
 
     /// What rustls said of the failure, for a log.
     pub fn cause(&self) -> Option<&rustls::Error> {
         self.cause.as_deref()
     }
+
+    fn advance(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<Progress, Failure> {
+        let mut consumed = 0;
+        loop {
+            let missing = self.missing(out)?;
+            if missing == 0 {
+                self.shown = self.input.len();
+                if let Some(established) = self.step(out)? {
+                    return Ok(Progress::Done { consumed, established });
+                }
+                self.shown = self.input.len();
+                continue;
+            }
+            let rest = &input[consumed..];
+            if rest.is_empty() {
+                return Ok(Progress::Continue);
+            }
+            let taken = &rest[..rest.len().min(missing)];
+            self.input.extend_from_slice(taken);
+            consumed += taken.len();
+            self.received += taken.len();
+        }
+    }
+
+    /// Bytes that the record which is to be shown next still needs, as far as that is known; 0 if it is whole.
+    fn missing(&self, out: &mut Vec<u8>) -> Result<usize, Failure> {
+        let record = &self.input[self.shown..];
+        let is_first = self.received == record.len();
+        if is_first && let Some(failure) = judge_opening(record) {
+            return Err(self.refuse(failure, out));
+        }
+        let record_bytes = match record.first_chunk::<RECORD_HEADER_BYTES>() {
+            Some(&[_, _, _, high, low]) => RECORD_HEADER_BYTES + usize::from(u16::from_be_bytes([high, low])),
+            None => RECORD_HEADER_BYTES,
+        };
+        if record_bytes > RECORD_BYTES_MAX {
+            return Err(self.refuse(Failure::RecordOverflow, out));
+        }
+        let missing = record_bytes - record.len();
+        let bytes_max = if self.has_answered { HANDSHAKE_BYTES_MAX } else { CLIENT_HELLO_BYTES_MAX };
+        if self.received + missing > bytes_max {
+            return Err(self.refuse(Failure::HandshakeTooLarge, out));
+        }
+        Ok(missing)
+    }
+
+    /// Fails by what rustls has not seen. Before it has answered, the alert is a plain one; later only rustls could seal it, so the peer is
+    /// not told.
+    fn refuse(&self, failure: Failure, out: &mut Vec<u8>) -> Failure {
+        if !self.has_answered
+            && let Some(description) = failure.alert()
+        {
+            out.extend_from_slice(&[u8::from(ContentType::Alert), 3, 3, 0, 2, FATAL, u8::from(description)]);
+        }
+        failure
+    }
+
+    /// Has rustls take the records that came, and takes over when the handshake is done.
+    fn step(&mut self, out: &mut Vec<u8>) -> Result<Option<Box<Established>>, Failure> {
+        let before = out.len();
+        let connection = self.connection.as_mut().ok_or(Failure::Ended)?;
+        let input = &mut self.input;
+        // Before the handshake is done there is no data, and no record behind its last is shown.
+        let pause = capture::during(&mut self.captured, || engine::run(connection, input, out, |_| {}));
+        self.has_answered |= out.len() > before;
+        match pause {
+            Ok(Pause::Open) if !connection.is_handshaking() => {}
+            Ok(Pause::Input | Pause::Open) => return Ok(None),
+            Ok(Pause::PeerClosed | Pause::Closed) => return Err(Failure::PeerAlert),
+            Err(error) => {
+                let failure = if self.captured.no_certificate { Failure::NoCertificate } else { engine::failure_of(&error) };
+                self.cause = Some(Box::new(error));
+                return Err(failure);
+            }
+        }
+        if !self.input.is_empty() {
+            return Err(Failure::UnexpectedMessage);
+        }
+        let connection = self.connection.take().ok_or(Failure::Ended)?;
+        let captured = std::mem::take(&mut self.captured);
+        establish(&self.config, *connection, captured).map(|established| Some(Box::new(established))).map_err(|error| {
+            self.cause = Some(Box::new(error));
+            Failure::Internal
+        })
+    }
+}
+
+const FATAL: u8 = 2;
+
+/// How requests of HTTP begin.
+const METHODS: [&[u8; 4]; 10] = [b"GET ", b"HEAD", b"POST", b"PUT ", b"DELE", b"CONN", b"OPTI", b"TRAC", b"PATC", b"PRI "];
+
+/// Whether a connection can't be TLS, as far as its first bytes tell: a record of handshake messages with the version 3.x.
+fn judge_opening(opening: &[u8]) -> Option<Failure> {
+    let compared = opening.len().min(4);
+    let is_http = METHODS.iter().any(|method| method[..compared] == opening[..compared]);
+    match opening {
+        [] => None,
+        _ if is_http => (compared == 4).then_some(Failure::PlainHttp),
+        [HANDSHAKE] | [HANDSHAKE, 3, ..] => None,
+        _ => Some(Failure::UnexpectedRecord),
+    }
+}
+
+const HANDSHAKE: u8 = 22;
+
+/// Takes over from rustls what an open connection needs.
+fn establish(config: &Config, connection: UnbufferedServerConnection, captured: Captured) -> Result<Established, rustls::Error> {
+    let unknown = || rustls::Error::HandshakeNotComplete;
+    let version = connection.protocol_version().ok_or_else(unknown)?;
+    let suite = connection.negotiated_cipher_suite().ok_or_else(unknown)?.suite();
+    let group = connection.negotiated_key_exchange_group().map(|group| group.name());
+    let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
+    let certificate = connection.peer_certificates().and_then(|chain| chain.first());
+    let client = certificate.map(|certificate| ClientIdentity { common_name: subject::common_name(certificate) });
+    let is_compact = config.records == RecordMode::Compact && version == ProtocolVersion::TLSv1_3;
+    let server_name = captured.server_name.clone();
+    let records = if is_compact { compact(config, connection, captured)? } else { Records::rustls(Plain::new(connection)) };
+    Ok(Established { records, version, suite, group, resumed, server_name, client })
+}
+
+/// Makes the compact state, and checks that it goes on where rustls would.
+fn compact(config: &Config, connection: UnbufferedServerConnection, captured: Captured) -> Result<Records, rustls::Error> {
+    let (theirs, kernel) = connection.dangerous_into_kernel_connection()?;
+    let broken = |what: &str| rustls::Error::General(what.to_owned());
+    let (Some(receiving), Some(sending)) = (&captured.client, &captured.server) else {
+        return Err(broken("the traffic secrets were not told"));
+    };
+    let keys = Keys::new(kernel.negotiated_cipher_suite().suite(), receiving, sending).ok_or_else(|| broken("an unknown suite"))?;
+    let (received, sent) = (theirs.rx.0, u32::try_from(theirs.tx.0).map_err(|_| broken("more records than a handshake has"))?);
+    if !keys.are(Direction::Receiving, &theirs.rx.1) || !keys.are(Direction::Sending, &theirs.tx.1) {
+        return Err(broken("the traffic secrets are not those in use"));
+    }
+    Ok(Records::compact(Compact::new(keys, received, sent, config.records_per_key)))
 }

@@ -30,10 +30,13 @@
 
 mod cache;
 mod capture;
+mod compact;
 mod config;
+mod engine;
 mod failure;
 mod handshake;
 mod keys;
+mod plain;
 mod records;
 mod subject;
 
@@ -44,7 +47,7 @@ pub use cache::{KEY_CACHE_PLACES_MAX, KeyCache};
 pub use config::{Config, RecordMode, Settings, provider};
 pub use failure::{Failure, HandshakeResult};
 pub use handshake::{CLIENT_HELLO_BYTES_MAX, Established, HANDSHAKE_BYTES_MAX, Handshake, Progress};
-pub use records::{Event, Opened, Records};
+pub use records::{Event, Opened, RECORDS_WITHOUT_DATA_MAX, Records};
 
 /// Bytes before the protected part of a record: type, version and length (RFC 8446 §5.1).
 pub const RECORD_HEADER_BYTES: usize = 5;
@@ -54,8 +57,8 @@ pub const RECORD_PLAINTEXT_BYTES_MAX: usize = 16_384;
 pub const RECORD_PROTECTED_BYTES_MAX: usize = RECORD_PLAINTEXT_BYTES_MAX + 256;
 /// Bytes of a record, with its header: what a caller keeps at most of one that is not complete.
 pub const RECORD_BYTES_MAX: usize = RECORD_HEADER_BYTES + RECORD_PROTECTED_BYTES_MAX;
-/// Bytes that sealing adds to each record: header, type and tag.
-pub const RECORD_OVERHEAD_BYTES: usize = RECORD_HEADER_BYTES + 1 + TAG_BYTES;
+/// Bytes that sealing adds to each record at most: 22 with TLS 1.3 (header, type and tag), 29 with TLS 1.2 (header, nonce and tag).
+pub const RECORD_OVERHEAD_BYTES: usize = RECORD_HEADER_BYTES + 8 + TAG_BYTES;
 /// Bytes of the tag of every suite.
 const TAG_BYTES: usize = 16;
 /// Bytes that TLS itself may put before the records of one [`Records::seal`]: its answer to a `KeyUpdate`, and a `KeyUpdate` of its own.
