@@ -114,6 +114,11 @@ impl Handshake {
         progress
     }
 
+    /// Bytes that are held of input, beside the handshake itself: at most twice [`HANDSHAKE_BYTES_MAX`], since a buffer grows by doubling.
+    pub fn bytes_held(&self) -> usize {
+        self.input.capacity()
+    }
+
     /// What rustls said of the failure, for a log.
     pub fn cause(&self) -> Option<&rustls::Error> {
         self.cause.as_deref()
