@@ -32,6 +32,8 @@ mod cache;
 mod capture;
 mod compact;
 mod config;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod double;
 mod engine;
 mod failure;
 mod handshake;

@@ -10,6 +10,7 @@ mod interop;
 mod records;
 mod resumption;
 
+use super::double::SUITES;
 use super::*;
 use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::CryptoProvider;
@@ -22,8 +23,6 @@ use std::io::{Read, Write};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-const SUITES: [CipherSuite; 3] =
-    [CipherSuite::TLS13_AES_128_GCM_SHA256, CipherSuite::TLS13_AES_256_GCM_SHA384, CipherSuite::TLS13_CHACHA20_POLY1305_SHA256];
 const GROUPS: [NamedGroup; 3] = [NamedGroup::X25519, NamedGroup::X25519MLKEM768, NamedGroup::secp256r1];
 
 /// Random numbers from a seed.
