@@ -11,7 +11,6 @@ use super::keys::{Direction, Keys};
 use super::records::{Event, Opened, RECORDS_WITHOUT_DATA_MAX};
 use super::{Failure, KeyCache, RECORD_HEADER_BYTES, RECORD_PLAINTEXT_BYTES_MAX, RECORD_PROTECTED_BYTES_MAX, TAG_BYTES};
 use aws_lc_rs::aead::{Aad, Nonce};
-use rustls::{AlertDescription, ContentType};
 use std::ops::Range;
 
 /// An open connection of TLS 1.3.
@@ -45,6 +44,9 @@ const KEY_UPDATE_BYTES: usize = 5;
 const KEY_UPDATE_HEAD: [u8; KEY_UPDATE_BYTES - 1] = [24, 0, 0, 1];
 const UPDATE_NOT_REQUESTED: u8 = 0;
 const UPDATE_REQUESTED: u8 = 1;
+/// Alerts that are no failure (RFC 8446 §6.1), and their level.
+const CLOSE_NOTIFY: u8 = 0;
+const USER_CANCELED: u8 = 90;
 const WARNING: u8 = 1;
 const FATAL: u8 = 2;
 /// Type and legacy version of every protected record.
@@ -139,13 +141,13 @@ impl Compact {
             HANDSHAKE => self.take_handshake(cache, content)?,
             ALERT => {
                 let [_level, description] = content else { return Err(Failure::Undecodable) };
-                match AlertDescription::from(*description) {
-                    AlertDescription::CloseNotify => {
+                match *description {
+                    CLOSE_NOTIFY => {
                         self.is_closed_by_peer = true;
                         return Ok(Taken::Closed);
                     }
                     // Says nothing by itself: a `close_notify` should follow.
-                    AlertDescription::UserCanceled => {}
+                    USER_CANCELED => {}
                     _ => return Err(Failure::PeerAlert),
                 }
             }
@@ -220,13 +222,13 @@ impl Compact {
             return;
         }
         let (level, description) = match self.failure {
-            None => (WARNING, AlertDescription::CloseNotify),
+            None => (WARNING, CLOSE_NOTIFY),
             Some(failure) => match failure.alert() {
-                Some(description) => (FATAL, description),
+                Some(description) => (FATAL, u8::from(description)),
                 None => return,
             },
         };
-        let alert = [level, u8::from(description)];
+        let alert = [level, description];
         self.seal_record(cache, ALERT, alert.len(), |out| out.extend_from_slice(&alert), out);
     }
 
@@ -285,7 +287,7 @@ enum Taken {
 /// Bytes of the record that begins here, as far as that is known yet; at least those of a header.
 fn record_bytes(buffer: &[u8]) -> Result<usize, Failure> {
     // Whatever is not protected has no place after the handshake, not even an alert (RFC 8446 §5).
-    if buffer.first().is_some_and(|kind| *kind != u8::from(ContentType::ApplicationData)) {
+    if buffer.first().is_some_and(|kind| *kind != APPLICATION_DATA) {
         return Err(Failure::UnexpectedRecord);
     }
     let Some(&[_, _, _, high, low]) = buffer.first_chunk::<RECORD_HEADER_BYTES>() else { return Ok(RECORD_HEADER_BYTES) };

@@ -71,12 +71,6 @@ impl Forger {
         self.sent = 0;
     }
 
-    pub(crate) fn key_update(&mut self, request: u8) -> Vec<u8> {
-        let record = self.seal(22, &[24, 0, 0, 1, request], 0);
-        self.advance();
-        record
-    }
-
     /// Opens what the server has sent. Its key updates are followed.
     ///
     /// # Panics

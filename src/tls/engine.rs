@@ -70,7 +70,7 @@ fn handle<Data>(
         ConnectionState::PeerClosed => return Ok(Some(Pause::PeerClosed)),
         ConnectionState::Closed => return Ok(Some(Pause::Closed)),
         // Early data is never offered.
-        _ => return Err(Error::General("an unexpected state".to_owned())),
+        ConnectionState::ReadEarlyData(_) | _ => return Err(Error::General("an unexpected state".to_owned())),
     }
     Ok(None)
 }
@@ -83,12 +83,13 @@ pub(super) fn write(
     write: impl FnOnce(&mut WriteTraffic<'_, ServerConnectionData>, &mut Vec<u8>) -> Result<(), Error>,
 ) -> Result<(), Error> {
     loop {
-        match connection.process_tls_records(input).state? {
-            ConnectionState::WriteTraffic(mut traffic) => return write(&mut traffic, out),
-            state => match handle(state, out, &mut |_| {})? {
-                None | Some(Pause::PeerClosed) => {}
-                Some(Pause::Input | Pause::Open | Pause::Closed) => return Err(Error::HandshakeNotComplete),
-            },
+        let mut state = connection.process_tls_records(input).state?;
+        if let ConnectionState::WriteTraffic(traffic) = &mut state {
+            return write(traffic, out);
+        }
+        match handle(state, out, &mut |_| {})? {
+            None | Some(Pause::PeerClosed) => {}
+            Some(Pause::Input | Pause::Open | Pause::Closed) => return Err(Error::HandshakeNotComplete),
         }
     }
 }
@@ -163,6 +164,17 @@ pub(super) fn failure_of(error: &Error) -> Failure {
         Error::PeerMisbehaved(_) => Failure::IllegalParameter,
         Error::AlertReceived(_) => Failure::PeerAlert,
         Error::NoApplicationProtocol => Failure::NoApplicationProtocol,
-        _ => Failure::Internal,
+        Error::InvalidEncryptedClientHello(_)
+        | Error::UnsupportedNameType
+        | Error::EncryptError
+        | Error::InvalidCertRevocationList(_)
+        | Error::General(_)
+        | Error::FailedToGetCurrentTime
+        | Error::FailedToGetRandomBytes
+        | Error::HandshakeNotComplete
+        | Error::BadMaxFragmentSize
+        | Error::InconsistentKeys(_)
+        | Error::Other(_)
+        | _ => Failure::Internal,
     }
 }

@@ -114,7 +114,7 @@ impl Keys {
         match (self, direction) {
             (Keys::Aes128(pair) | Keys::ChaCha20(pair), Direction::Receiving) => kind.expand(&pair.receiving.key),
             (Keys::Aes128(pair) | Keys::ChaCha20(pair), Direction::Sending) => kind.expand(&pair.sending.key),
-            (Keys::Aes256 { receiving, .. }, Direction::Receiving) => kind.expand(&*receiving.key()),
+            (Keys::Aes256 { receiving, .. }, Direction::Receiving) => kind.expand(&receiving.key()),
             (Keys::Aes256 { sending, .. }, Direction::Sending) => kind.expand(&sending.key),
         }
     }

@@ -253,7 +253,8 @@ fn a_key_update_that_is_wrong_is_refused() {
 
 #[test]
 fn a_flood_without_data_ends_the_connection() {
-    let floods: [(&str, fn(&mut Forger) -> Vec<u8>); 3] = [
+    type Forge = fn(&mut Forger) -> Vec<u8>;
+    let floods: [(&str, Forge); 3] = [
         ("empty records", |forger| forger.seal(DATA, b"", 0)),
         ("key updates", |forger| forger.key_update(1)),
         ("cancellations", |forger| forger.seal(ALERT, &[1, 90], 0)),
