@@ -1,7 +1,7 @@
 //! The handshake of one connection: bytes in, bytes out, until there are keys.
 //!
 //! It takes the input record by record and hands rustls no byte behind the record that ends the handshake: what follows is the first
-//! of [`Records`](super::Records), still sealed, in the caller's own buffer. So application data that comes with `Finished` needs no
+//! of [`Records`], still sealed, in the caller's own buffer. So application data that comes with `Finished` needs no
 //! path of its own, and rustls never reads a record with keys that the compact state takes over.
 
 use super::capture::{self, Captured};

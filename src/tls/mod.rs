@@ -14,7 +14,8 @@
 //! sequence numbers and the suite move into [`Records`], and the rest is freed. With [`RecordMode::Rustls`], and for TLS 1.2, rustls stays
 //! for the connection's life behind the same functions: it is what the compact records are compared with.
 //!
-//! It knows no socket, no slot and no deadline. Time enters with [`Settings::time`] alone, which judges certificates and tickets.
+//! It knows no socket, no slot and no deadline. Time enters with [`Settings::time`], which judges certificates and tickets; only rustls'
+//! ticketer reads a clock of its own, to change its keys every six hours. Entropy is aws-lc's.
 //!
 //! # What the caller keeps to
 //! - Bytes of a record that is not complete stay with the caller, at most [`RECORD_BYTES_MAX`]; [`Records::open`] wants the record whole
