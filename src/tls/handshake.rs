@@ -134,6 +134,10 @@ impl Handshake {
                     return Ok(Progress::Done { consumed, established });
                 }
                 self.shown = self.input.len();
+                if self.input.is_empty() {
+                    // The room of a hello is not held while the client takes its time.
+                    self.input = Vec::new();
+                }
                 continue;
             }
             let rest = &input[consumed..];

@@ -217,13 +217,18 @@ fn a_client_that_does_not_trust_us_says_so() {
     assert_eq!(end, Some(End::Failed(Failure::PeerAlert)));
 }
 
-/// A client with a certificate for that subject; without one if it has no name.
+/// A client that shows that certificate, or none.
 fn with_identity(identity: Option<&Identity>) -> ClientConfig {
+    identity.map_or_else(|| tls13(SUITES[0], GROUPS[0]), |identity| with_chain(identity, 0))
+}
+
+/// A client that shows its certificate, and so many others behind it that nobody needs.
+fn with_chain(identity: &Identity, others: usize) -> ClientConfig {
     let mut client_config = tls13(SUITES[0], GROUPS[0]);
-    let Some(identity) = identity else { return client_config };
-    let resolver = SingleCertAndKey::from(
-        CertifiedKey::from_der(vec![identity.certificate.clone()], identity.key(), &provider()).expect("they belong together"),
-    );
+    let mut chain = vec![identity.certificate.clone()];
+    chain.resize(1 + others, localhost().certificate.clone());
+    let resolver =
+        SingleCertAndKey::from(CertifiedKey::from_der(chain, identity.key(), &provider()).expect("they belong together"));
     client_config.client_auth_cert_resolver = Arc::new(resolver);
     client_config
 }
@@ -242,13 +247,7 @@ fn person(names: &[&str]) -> Identity {
 #[test]
 fn a_clients_certificate_says_who_it_is() {
     let (alice, nobody, stranger) = (person(&["alice Müller"]), person(&[]), person(&["mallory"]));
-    let mut roots = RootCertStore::empty();
-    for trusted in [&alice, &nobody] {
-        roots.add(trusted.certificate.clone()).expect("it is a certificate");
-    }
-    let verifier =
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::new(provider())).build().expect("it has roots");
-    let config = Config::new(Settings { client_verifier: Some(verifier), ..settings() }).expect("it is sound");
+    let config = trusting(&[&alice, &nobody]);
     for (who, name) in [(&alice, Some("alice Müller")), (&nobody, None)] {
         let (_, server) = open(&with_identity(Some(who)), &config);
         let client = server.established.expect("it is done").client.expect("it has shown a certificate");
@@ -266,6 +265,35 @@ fn a_clients_certificate_says_who_it_is() {
         assert!(matches!(error, Some(rustls::Error::AlertReceived(_))), "{error:?}");
         assert_eq!(end, Some(End::Failed(Failure::ClientCertificate)));
     }
+}
+
+/// A configuration that trusts these clients.
+fn trusting(clients: &[&Identity]) -> Config {
+    let mut roots = RootCertStore::empty();
+    for trusted in clients {
+        roots.add(trusted.certificate.clone()).expect("it is a certificate");
+    }
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::new(provider())).build().expect("it has roots");
+    Config::new(Settings { client_verifier: Some(verifier), ..settings() }).expect("it is sound")
+}
+
+/// A chain may be longer than a hello, but not without bound; there, nothing is sent in plain any more.
+#[test]
+fn the_bytes_of_a_clients_chain_are_bounded() {
+    let alice = person(&["alice"]);
+    let config = trusting(&[&alice]);
+    let bytes = localhost().certificate.len();
+    let (_, server) = open(&with_chain(&alice, 2 * CLIENT_HELLO_BYTES_MAX / bytes), &config);
+    assert!(server.established.is_some_and(|established| established.client.is_some()));
+    let (mut client, mut server) = (Client::new(&with_chain(&alice, HANDSHAKE_BYTES_MAX / bytes)), Server::new(&config));
+    let hello = client.output();
+    server.receive(&hello, Cut::Whole);
+    client.receive(&std::mem::take(&mut server.out));
+    let flight = client.output();
+    assert!(flight.len() > HANDSHAKE_BYTES_MAX);
+    server.receive(&flight, Cut::Bytes(1_000));
+    assert_eq!((server.end, server.out.len()), (Some(End::Failed(Failure::HandshakeTooLarge)), 0));
 }
 
 /// A name that was cut anywhere, or is no DER, is no name and no panic.
