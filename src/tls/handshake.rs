@@ -20,7 +20,8 @@ pub const CLIENT_HELLO_BYTES_MAX: usize = 16 * 1024;
 /// [`Failure::HandshakeTooLarge`]. It bounds what a handshake holds as well.
 pub const HANDSHAKE_BYTES_MAX: usize = 48 * 1024;
 
-/// A connection that shakes hands: about 4 KB on the heap, and at most [`HANDSHAKE_BYTES_MAX`] of input that is not complete.
+/// A connection that shakes hands: 2.2 KB on the heap at first and 4.9 KB once it has answered, and at most [`HANDSHAKE_BYTES_MAX`] of
+/// input that is not complete.
 pub struct Handshake {
     /// Gone when it has failed or is done.
     connection: Option<Box<UnbufferedServerConnection>>,
