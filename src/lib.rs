@@ -26,6 +26,7 @@
 //! | [`web`] | the browser client as it is served | who serves it |
 //! | [`ws`] | RFC 6455: bytes to messages, and the upgrade | what a message means |
 //! | [`protocol`] | the JSON of both dialects, and the order of commands | connections and rooms |
+//! | `tls` | TLS 1.3 for the server, bytes to bytes: handshake and records; with the feature `tls` | sockets, slots, where certificates come from |
 //! | [`shard`] | everything about connections, sessions, rooms and presence of one core | sockets, threads, clocks, entropy |
 //! | [`client`] | the Rust client: when to connect, what to send again, what is news; its transport on tokio comes with the feature `client` | the server's insides |
 //! | `fuzzing` | what the fuzz targets run: the core against other implementations and models; for tests only | the targets' inputs |
@@ -89,6 +90,9 @@ pub mod ws;
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
+
+#[cfg(feature = "tls")]
+pub mod tls;
 
 #[cfg(feature = "server")]
 pub mod capacity;

@@ -17,6 +17,8 @@ mod send_queue;
 mod sequence;
 mod shard;
 mod timer_wheel;
+#[cfg(feature = "tls")]
+mod tls;
 mod upgrade;
 
 #[cfg(test)]
@@ -30,4 +32,6 @@ pub use send_queue::send_queue;
 pub use sequence::sequence;
 pub use shard::shard;
 pub use timer_wheel::timer_wheel;
+#[cfg(feature = "tls")]
+pub use tls::tls;
 pub use upgrade::upgrade;

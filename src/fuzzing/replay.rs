@@ -3,6 +3,8 @@
 //! `fuzz/corpus/TARGET` has inputs that between them reach what the target can reach; `fuzz/regressions/TARGET` those that failed
 //! once. An empty or missing corpus is a failure, because it would pass for a clean one.
 
+#[cfg(feature = "tls")]
+use super::tls;
 #[cfg(feature = "server")]
 use crate::driver::double::ring;
 use std::path::{Path, PathBuf};
@@ -10,7 +12,7 @@ use std::path::{Path, PathBuf};
 type Body = fn(&[u8]);
 
 /// Each target: its name, which is that of its binary and folders, and what it runs.
-const TARGETS: [(&str, Body); 10] = [
+const TARGETS: [(&str, Body); 11] = [
     ("arena", super::arena),
     ("codec", super::codec),
     ("frame", super::frame),
@@ -20,11 +22,14 @@ const TARGETS: [(&str, Body); 10] = [
     ("sequence", super::sequence),
     ("shard", super::shard),
     ("timer_wheel", super::timer_wheel),
+    ("tls", tls),
     ("upgrade", super::upgrade),
 ];
 /// The ring and the loop are no part of the core: without the server there is nothing to run.
 #[cfg(not(feature = "server"))]
 fn ring(_data: &[u8]) {}
+#[cfg(not(feature = "tls"))]
+fn tls(_data: &[u8]) {}
 
 /// Inputs that a corpus has at least.
 const INPUTS_MIN: usize = 10;
@@ -87,6 +92,7 @@ replays! {
     the_inputs_of_sequence_pass = "sequence",
     the_inputs_of_shard_pass = "shard",
     the_inputs_of_timer_wheel_pass = "timer_wheel",
+    the_inputs_of_tls_pass = "tls",
     the_inputs_of_upgrade_pass = "upgrade",
 }
 

@@ -18,7 +18,7 @@ const IMPORTS: [(&str, &[&str]); 16] = [
     ("tls", &["limits", "close", "time"]),
     ("shard", &["ws", "protocol", "web", "limits", "close", "time", "planted"]),
     // Tests of the core that a fuzzer drives.
-    ("fuzzing", &["driver", "shard", "ws", "protocol", "limits", "close", "time", "planted"]),
+    ("fuzzing", &["driver", "shard", "tls", "ws", "protocol", "limits", "close", "time", "planted"]),
     ("client", &["ws", "protocol", "limits", "close", "time", "planted"]),
     ("uring", &["limits", "close", "time"]),
     // Joins core, TLS and ring, and never looks inside a message.
