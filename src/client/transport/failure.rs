@@ -27,8 +27,8 @@ pub enum Failure {
     OutOfDate(Box<str>),
     /// The server refused with a TLS alert (RFC 8446 §6): it may want a certificate from this client, or know no such host.
     Refused(Box<str>),
-    /// There was no TLS handshake: the server speaks no TLS on this port, or no version or algorithm of ours.
-    Handshake(Box<str>),
+    /// What came was no TLS that this client speaks: the port is one for `ws://`, no version or algorithm is common, or bytes were damaged.
+    Tls(Box<str>),
 }
 
 impl Failure {
@@ -47,19 +47,26 @@ impl Failure {
 
     fn of_tls(error: &Error) -> Failure {
         let text = error.to_string().into_boxed_str();
-        match error {
-            Error::InvalidCertificate(CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }) => {
-                Failure::WrongHost(text)
-            }
-            Error::InvalidCertificate(
-                CertificateError::Expired
-                | CertificateError::ExpiredContext { .. }
-                | CertificateError::NotValidYet
-                | CertificateError::NotValidYetContext { .. },
-            ) => Failure::OutOfDate(text),
-            Error::InvalidCertificate(_) | Error::NoCertificatesPresented => Failure::Untrusted(text),
-            Error::AlertReceived(_) => Failure::Refused(text),
-            _ => Failure::Handshake(text),
+        if let Error::InvalidCertificate(error) = error {
+            return Failure::of_certificate(error, text);
+        }
+        if matches!(error, Error::NoCertificatesPresented) {
+            Failure::Untrusted(text)
+        } else if matches!(error, Error::AlertReceived(_)) {
+            Failure::Refused(text)
+        } else {
+            Failure::Tls(text)
+        }
+    }
+
+    fn of_certificate(error: &CertificateError, text: Box<str>) -> Failure {
+        use CertificateError::{Expired, ExpiredContext, NotValidForName, NotValidForNameContext, NotValidYet, NotValidYetContext};
+        if matches!(error, NotValidForName | NotValidForNameContext { .. }) {
+            Failure::WrongHost(text)
+        } else if matches!(error, Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. }) {
+            Failure::OutOfDate(text)
+        } else {
+            Failure::Untrusted(text)
         }
     }
 }
@@ -72,7 +79,7 @@ impl fmt::Display for Failure {
             Failure::WrongHost(detail) => write!(f, "the server's certificate is for another host: {detail}"),
             Failure::OutOfDate(detail) => write!(f, "the server's certificate, or this machine's clock, is out of date: {detail}"),
             Failure::Refused(detail) => write!(f, "the server refused the TLS connection: {detail}"),
-            Failure::Handshake(detail) => write!(f, "there was no TLS handshake; is it a wss:// port? {detail}"),
+            Failure::Tls(detail) => write!(f, "TLS failed; is it a wss:// port? {detail}"),
         }
     }
 }
@@ -94,7 +101,7 @@ mod tests {
         assert!(matches!(certificate(CertificateError::Expired), Failure::OutOfDate(_)));
         assert!(matches!(certificate(CertificateError::NotValidYet), Failure::OutOfDate(_)));
         assert!(matches!(of(Error::AlertReceived(AlertDescription::CertificateRequired)), Failure::Refused(_)));
-        assert!(matches!(of(Error::InvalidMessage(InvalidMessage::InvalidContentType)), Failure::Handshake(_)));
+        assert!(matches!(of(Error::InvalidMessage(InvalidMessage::InvalidContentType)), Failure::Tls(_)));
     }
 
     #[test]

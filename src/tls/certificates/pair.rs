@@ -86,14 +86,14 @@ impl Pair {
         let facts = facts_of(&files.chain, &chain)?;
         let leaf = &facts[0];
         let key = pem::key(&files.key)?;
-        let certified = CertifiedKey::from_der(chain, key.key, provider).map_err(|error| match error {
-            Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
-                Fault::new(&files.key, FaultCause::KeyMismatch { chain: files.chain.clone() })
-            }
-            Error::InvalidCertificate(error) => {
+        let certified = CertifiedKey::from_der(chain, key.key, provider).map_err(|error| {
+            if let Error::InvalidCertificate(error) = error {
                 Fault::new(&files.chain, FaultCause::BadCertificate { number: 1, detail: error.to_string() })
+            } else if error == Error::InconsistentKeys(InconsistentKeys::KeyMismatch) {
+                Fault::new(&files.key, FaultCause::KeyMismatch { chain: files.chain.clone() })
+            } else {
+                Fault::new(&files.key, FaultCause::BadKey(error.to_string()))
             }
-            error => Fault::new(&files.key, FaultCause::BadKey(error.to_string())),
         })?;
         if now < leaf.not_before {
             return Err(Fault::new(&files.chain, FaultCause::NotYetValid(leaf.not_before)));
