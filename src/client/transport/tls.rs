@@ -24,7 +24,7 @@ pub enum Roots {
     /// Whom this system trusts; on Linux `SSL_CERT_FILE` and `SSL_CERT_DIR` name others. Read once for all clients of a process.
     #[default]
     System,
-    /// Only the authorities, or self-signed servers, in this PEM file.
+    /// Only the authorities in this PEM file, or servers with a self-signed certificate that is none of an authority (CA:FALSE).
     File(PathBuf),
     /// Only these: each a certificate in DER.
     Der(Vec<Vec<u8>>),

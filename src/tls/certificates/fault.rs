@@ -187,6 +187,8 @@ pub enum WarningCause {
     SelfSigned,
     /// The certificate names no host: no client can be shown it by name, and none of today's would take it.
     NoNames,
+    /// The server's certificate is one that may issue others, as `openssl req -x509` makes them: strict clients refuse it as a server's.
+    IsAuthority,
     /// A certificate of the authorities is none that may issue others.
     NotAnAuthority {
         /// Which, from 1.
@@ -233,6 +235,11 @@ impl fmt::Display for Warning {
                     "the certificate in {path} has no host name or address as subject alternative name; clients will refuse it"
                 )
             }
+            WarningCause::IsAuthority => write!(
+                f,
+                "the certificate in {path} is that of an authority (CA:TRUE), which some clients refuse as a server's; \
+                 make it with `-addext basicConstraints=critical,CA:FALSE`"
+            ),
             WarningCause::NotAnAuthority { number } => write!(
                 f,
                 "certificate {number} of {path} is not that of an authority (CA:TRUE is missing); give the issuer's, not a client's own"

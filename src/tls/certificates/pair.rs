@@ -92,7 +92,8 @@ impl Pair {
             } else if error == Error::InconsistentKeys(InconsistentKeys::KeyMismatch) {
                 Fault::new(&files.key, FaultCause::KeyMismatch { chain: files.chain.clone() })
             } else {
-                Fault::new(&files.key, FaultCause::BadKey(error.to_string()))
+                let detail = if let Error::General(detail) = error { detail } else { error.to_string() };
+                Fault::new(&files.key, FaultCause::BadKey(detail))
             }
         })?;
         if now < leaf.not_before {
@@ -150,6 +151,9 @@ fn warn_of_chain(path: &Path, facts: &[Facts], now: UnixSeconds, warnings: &mut 
     }
     if !leaf.has_names {
         warn(WarningCause::NoNames);
+    }
+    if leaf.is_authority {
+        warn(WarningCause::IsAuthority);
     }
     if leaf.is_self_signed() {
         warn(WarningCause::SelfSigned);

@@ -3,7 +3,9 @@
 use super::super::pair::Pair;
 use super::super::{CHAIN_CERTIFICATES_MAX, Fault, FaultCause, Files, PEM_BYTES_MAX, UnixSeconds, Warning, WarningCause};
 use super::{Authority, DAY_S, Folder, Issued, NOW_S, at, authority_with_intermediate, pem, provider, self_signed, valid};
-use rcgen::{KeyPair, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256, RsaKeySize};
+use rcgen::{
+    BasicConstraints, CertificateParams, IsCa, KeyPair, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256, RsaKeySize,
+};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -205,6 +207,9 @@ fn an_odd_chain_is_warned_of() {
     assert_eq!(chain_of(&itself, itself.chain.clone()), [WarningCause::SelfSigned]);
     let nobody = intermediate.issue(&[]);
     assert_eq!(chain_of(&nobody, nobody.chain.clone()), [WarningCause::NoNames]);
+    let authority = |parameters: &mut CertificateParams| parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let both = intermediate.issue_with(&["h"], KeyPair::generate().unwrap(), authority);
+    assert_eq!(chain_of(&both, both.chain.clone()), [WarningCause::IsAuthority]);
     let old = root.intermediate("an old one", valid(0, NOW_S - 1));
     let issued = old.issue(&["h"]);
     let at = UnixSeconds(NOW_S as i64 - 1);
