@@ -85,6 +85,8 @@ pub mod planted;
 pub mod protocol;
 pub mod shard;
 pub mod time;
+#[cfg(feature = "tls")]
+pub mod tls;
 pub mod web;
 pub mod ws;
 

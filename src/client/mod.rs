@@ -46,6 +46,8 @@
 //! - **Everything is bounded** by [`limits`]. What is late is kept by the server: events that are not read stop the socket from being
 //!   read.
 //! - Tokens live in memory only.
+//! - **`wss://` is judged, always**: the certificate must be issued by one of the `Roots`, be valid now and name the URL's host. A server
+//!   that fails this is told by `Client::last_failure` and tried again, because it may be mended; no token is sent to it.
 //!
 //! # The parts
 //!
@@ -78,4 +80,7 @@ pub use machine::{Action, Identity, Machine, SocketId, Stats};
 pub use presence::{Member, Presence};
 pub use room::{JoinOptions, Membership, Position};
 #[cfg(feature = "client")]
-pub use transport::{Ack, Client, ConnectError, Events, Options, PublishError, PublishOptions, Room, TokenSource, UrlError};
+pub use transport::{
+    Ack, Client, ConnectError, Events, Failure, Options, PublishError, PublishOptions, Room, Roots, RootsError, TokenSource,
+    UrlError,
+};

@@ -31,6 +31,7 @@
 
 mod cache;
 mod capture;
+pub mod certificates;
 mod compact;
 mod config;
 #[cfg(any(test, feature = "fuzzing"))]

@@ -4,11 +4,15 @@
 //! the socket and everything that was kept.
 
 mod clock;
+mod failure;
 mod shared;
 mod stream;
 mod task;
+mod tls;
 mod url;
 
+pub use failure::Failure;
+pub use tls::{Roots, RootsError};
 pub use url::UrlError;
 
 use super::{Event, Identity, JoinOptions, Machine, Membership, Position, Presence, Refused, State, Stats};
@@ -19,6 +23,8 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
+use stream::Endpoint;
+use tls::Tls;
 use url::Target;
 
 /// Gets another token when the server asks for one; `None` if there is none now, and it is asked for again later.
@@ -33,11 +39,13 @@ pub struct Options {
     pub token: Option<String>,
     /// Where another token comes from. Without it, a refused or expired token ends the client.
     pub token_source: Option<TokenSource>,
+    /// Whom to trust, on `wss://`.
+    pub roots: Roots,
 }
 
 impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Options").field("user", &self.user).finish_non_exhaustive()
+        f.debug_struct("Options").field("user", &self.user).field("roots", &self.roots).finish_non_exhaustive()
     }
 }
 
@@ -48,6 +56,8 @@ pub enum ConnectError {
     Url(UrlError),
     /// The system has no entropy to give.
     Entropy(std::io::Error),
+    /// It is not known whom to trust.
+    Roots(RootsError),
 }
 
 impl fmt::Display for ConnectError {
@@ -55,6 +65,7 @@ impl fmt::Display for ConnectError {
         match self {
             ConnectError::Url(error) => error.fmt(f),
             ConnectError::Entropy(error) => write!(f, "no seed for the client: {error}"),
+            ConnectError::Roots(error) => error.fmt(f),
         }
     }
 }
@@ -128,7 +139,8 @@ pub struct Room {
 }
 
 impl Client {
-    /// A client of the server at `ws://host:port/path`, which begins to connect at once and never gives up by itself.
+    /// A client of the server at `ws://host:port/path`, or `wss://` through TLS, which begins to connect at once and never gives up by
+    /// itself. With TLS, [`Roots`] are read before it returns, which is some milliseconds of file access.
     ///
     /// # Errors
     /// [`ConnectError`], for what no attempt could mend.
@@ -137,6 +149,7 @@ impl Client {
     /// Outside of a tokio runtime with time and I/O enabled.
     pub fn connect(url: &str, options: Options) -> Result<(Client, Events), ConnectError> {
         let target = Target::parse(url).map_err(ConnectError::Url)?;
+        let tls = target.server.clone().map(|server| Tls::new(server, &options.roots)).transpose().map_err(ConnectError::Roots)?;
         let seed = clock::seed().map_err(ConnectError::Entropy)?;
         let clock = Clock::start();
         let identity = Identity {
@@ -147,7 +160,7 @@ impl Client {
             can_renew_token: options.token_source.is_some(),
         };
         let shared = Arc::new(Shared::new(Machine::new(identity, seed, clock.now()), clock));
-        tokio::spawn(task::run(Arc::clone(&shared), target, options.token_source));
+        tokio::spawn(task::run(Arc::clone(&shared), Endpoint { target, tls }, options.token_source));
         Ok((Client { shared: Arc::clone(&shared) }, Events { shared }))
     }
 
@@ -173,6 +186,12 @@ impl Client {
             State::Connected { .. } | State::Closed(_) => return None,
         };
         Some(Duration::from_millis(next_attempt.since(inner.clock.now())))
+    }
+
+    /// Why the last socket could not be opened, or broke; `None` once one is open, or if it ended in good order. It says more than the
+    /// cause in [`State`], and changes before that does: read it when a [`State`] tells of a loss. Whatever it is, the client tries again.
+    pub fn last_failure(&self) -> Option<Failure> {
+        self.shared.lock().failure.clone()
     }
 
     /// What the client has lived through.

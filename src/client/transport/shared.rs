@@ -5,6 +5,7 @@
 //! waiter belongs to a command that the machine keeps, so there are at most [`COMMANDS_MAX`](super::super::limits::COMMANDS_MAX).
 
 use super::clock::Clock;
+use super::failure::Failure;
 use super::{Ack, PublishError};
 use crate::client::limits::{EVENTS_MAX, RECOVERY_MS};
 use crate::client::{Action, CommandId, Event, Machine, Refused, SocketId};
@@ -31,6 +32,8 @@ pub(super) struct Shared {
 pub(super) struct Inner {
     pub(super) machine: Machine,
     pub(super) clock: Clock,
+    /// Why the last socket could not be opened, or broke.
+    pub(super) failure: Option<Failure>,
     waiters: BTreeMap<CommandId, Waiter>,
     queue: VecDeque<Event>,
     /// Nobody reads events: they are dropped.
@@ -53,6 +56,7 @@ impl Shared {
         let inner = Inner {
             machine,
             clock,
+            failure: None,
             waiters: BTreeMap::new(),
             queue: VecDeque::new(),
             is_unread: false,
@@ -97,17 +101,22 @@ impl Shared {
         waiting.await.unwrap_or(Err(PublishError::Unknown))
     }
 
-    /// One turn of the task: what is due is done, and what has happened is told.
-    pub(super) fn turn(&self, socket: Option<SocketId>) -> Turn {
+    /// One turn of the task: what is due is done, and what has happened is told. `open` is the socket that is open, `opening` one that is
+    /// on its way.
+    pub(super) fn turn(&self, open: Option<SocketId>, opening: Option<SocketId>) -> Turn {
         let mut inner = self.lock();
         let now = inner.clock.now();
         inner.machine.handle_timeout(now);
-        if let Some(socket) = socket {
+        if let Some(socket) = open {
             // What was held back while nobody read events.
             inner.machine.handle_received(now, socket, &[]);
         }
         let has_news = inner.sort(now);
-        let actions = std::iter::from_fn(|| inner.machine.poll_action()).collect();
+        let actions: Vec<Action> = std::iter::from_fn(|| inner.machine.poll_action()).collect();
+        let gives_up = |action: &Action| matches!(action, Action::Drop(socket, _) if Some(*socket) == opening);
+        if actions.iter().any(gives_up) && !inner.machine.is_closed() {
+            inner.failure = Some(Failure::too_late());
+        }
         let stalled = inner.full_since.map(|since| since.after(RECOVERY_MS)).filter(|_| !inner.waiters.is_empty());
         let turn = Turn {
             actions,
@@ -151,6 +160,12 @@ impl Shared {
 }
 
 impl Inner {
+    /// The socket ended. Whoever hears of it can ask why.
+    pub(super) fn end_socket(&mut self, now: Millis, socket: SocketId, failure: Option<Failure>) {
+        self.failure = failure;
+        self.machine.handle_ended(now, socket);
+    }
+
     /// Gives each event to whom it belongs. True if the reader of events has something to read.
     fn sort(&mut self, now: Millis) -> bool {
         while self.is_unread || self.queue.len() < EVENTS_MAX {
@@ -208,6 +223,7 @@ impl Inner {
 mod tests {
     use super::*;
     use crate::client::Identity;
+    use crate::client::limits::ATTEMPT_MS;
 
     fn shared() -> Shared {
         let identity = Identity { host: "h".into(), path: "/".into(), ..Identity::default() };
@@ -240,8 +256,26 @@ mod tests {
         let shared = shared();
         shared.lock().queue.extend((0..EVENTS_MAX).map(|_| Event::Acked(CommandId(1))));
         shared.lock().is_unread = true;
-        shared.turn(None);
+        shared.turn(None, None);
         assert_eq!(shared.lock().queue.capacity(), 0);
+    }
+
+    #[test]
+    fn an_attempt_that_is_given_up_has_a_failure_of_its_own() {
+        let shared = shared();
+        let [Action::Open(socket)] = shared.turn(None, None).actions[..] else { panic!("a socket is wanted at once") };
+        shared.lock().machine.handle_timeout(Millis(ATTEMPT_MS * 2));
+        assert!(matches!(shared.turn(None, Some(socket)).actions[..], [Action::Drop(dropped, _)] if dropped == socket));
+        assert_eq!(shared.lock().failure, Some(Failure::too_late()));
+    }
+
+    #[test]
+    fn a_client_that_is_closed_while_it_connects_has_not_failed() {
+        let shared = shared();
+        let [Action::Open(socket)] = shared.turn(None, None).actions[..] else { panic!("a socket is wanted at once") };
+        shared.ask(Machine::close);
+        assert!(matches!(shared.turn(None, Some(socket)).actions[..], [Action::Drop(..)]));
+        assert_eq!(shared.lock().failure, None);
     }
 
     #[test]

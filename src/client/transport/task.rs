@@ -4,9 +4,9 @@
 //! machine is closed, or with its runtime.
 
 use super::TokenSource;
+use super::failure::Failure;
 use super::shared::Shared;
-use super::stream::{Stream, open};
-use super::url::Target;
+use super::stream::{Endpoint, Stream, open};
 use crate::client::limits::TRANSMIT_BYTES_MAX;
 use crate::client::{Action, SocketId};
 use crate::time::Millis;
@@ -21,13 +21,13 @@ const READ_BYTES: usize = 16 * 1024;
 /// Bytes that are taken from the machine at once.
 const WRITE_BYTES: usize = 64 * 1024;
 
-type Opening = Pin<Box<dyn Future<Output = io::Result<Stream>> + Send>>;
+type Opening = Pin<Box<dyn Future<Output = Result<Stream, Failure>> + Send>>;
 type Renewing = Pin<Box<dyn Future<Output = Option<String>> + Send>>;
 
 /// What the task holds.
 struct Task {
     shared: Arc<Shared>,
-    target: Arc<Target>,
+    endpoint: Arc<Endpoint>,
     token_source: Option<TokenSource>,
     opening: Option<(SocketId, Opening)>,
     open: Option<(SocketId, Stream)>,
@@ -35,6 +35,8 @@ struct Task {
     /// Taken from the machine and not yet by the socket.
     sending: Vec<u8>,
     sent: usize,
+    /// Taken by the stream, and perhaps not by the socket below it. Invariant: false without a stream.
+    is_unflushed: bool,
 }
 
 /// Says that the task is over, however it ended.
@@ -50,24 +52,26 @@ impl Drop for Ending {
 enum Woken {
     ByHandle,
     ByTime,
-    Opened(io::Result<Stream>),
+    Opened(Result<Stream, Failure>),
     Read(io::Result<usize>),
     Written(io::Result<usize>),
+    Flushed(io::Result<()>),
     Token(Option<String>),
 }
 
 /// Runs a client to its end.
-pub(super) async fn run(shared: Arc<Shared>, target: Target, token_source: Option<TokenSource>) {
+pub(super) async fn run(shared: Arc<Shared>, endpoint: Endpoint, token_source: Option<TokenSource>) {
     let _ending = Ending(Arc::clone(&shared));
     let task = Task {
         shared,
-        target: Arc::new(target),
+        endpoint: Arc::new(endpoint),
         token_source,
         opening: None,
         open: None,
         renewing: None,
         sending: Vec::new(),
         sent: 0,
+        is_unflushed: false,
     };
     task.run().await;
 }
@@ -76,7 +80,8 @@ impl Task {
     async fn run(mut self) {
         let mut buffer = vec![0; READ_BYTES];
         loop {
-            let turn = self.shared.turn(self.open.as_ref().map(|(socket, _)| *socket));
+            let open = self.open.as_ref().map(|(socket, _)| *socket);
+            let turn = self.shared.turn(open, self.opening.as_ref().map(|(socket, _)| *socket));
             let mut has_acted = false;
             for action in turn.actions {
                 has_acted = true;
@@ -97,8 +102,8 @@ impl Task {
     async fn act(&mut self, action: Action) {
         match action {
             Action::Open(socket) => {
-                let target = Arc::clone(&self.target);
-                self.opening = Some((socket, Box::pin(async move { open(&target).await })));
+                let endpoint = Arc::clone(&self.endpoint);
+                self.opening = Some((socket, Box::pin(async move { open(&endpoint).await })));
             }
             Action::Drop(socket, last) => {
                 self.opening.take_if(|(opening, _)| *opening == socket);
@@ -107,7 +112,7 @@ impl Task {
                     rest.extend_from_slice(&last);
                     stream.part(&rest).await;
                 }
-                (self.sending, self.sent) = (Vec::new(), 0);
+                (self.sending, self.sent, self.is_unflushed) = (Vec::new(), 0, false);
             }
             Action::Token => self.renewing = self.token_source.as_mut().map(|source| source()),
         }
@@ -115,7 +120,7 @@ impl Task {
 
     /// Takes bytes from the machine, if the last ones are gone.
     fn take_bytes(&mut self) {
-        if self.open.is_none() || self.sent < self.sending.len() {
+        if self.open.is_none() || self.sent < self.sending.len() || self.is_unflushed {
             return;
         }
         self.sending.clear();
@@ -147,10 +152,12 @@ impl Task {
             }
         };
         let unsent = &self.sending[self.sent..];
+        let is_unflushed = self.is_unflushed;
         let write = async {
-            match writer.filter(|_| !unsent.is_empty()) {
-                Some(writer) => writer.write(unsent).await,
-                None => std::future::pending().await,
+            match writer {
+                Some(writer) if !unsent.is_empty() => Woken::Written(writer.write(unsent).await),
+                Some(writer) if is_unflushed => Woken::Flushed(writer.flush().await),
+                Some(_) | None => std::future::pending().await,
             }
         };
         let opening = async {
@@ -170,7 +177,7 @@ impl Task {
             () = sleep => Woken::ByTime,
             opened = opening => Woken::Opened(opened),
             read = read => Woken::Read(read),
-            written = write => Woken::Written(written),
+            woken = write => woken,
             token = renewing => Woken::Token(token),
         }
     }
@@ -185,23 +192,38 @@ impl Task {
                 match opened {
                     Ok(stream) => {
                         self.open = Some((socket, stream));
+                        inner.failure = None;
                         inner.machine.handle_opened(now, socket);
                     }
-                    Err(_) => inner.machine.handle_ended(now, socket),
+                    Err(failure) => inner.end_socket(now, socket, Some(failure)),
                 }
             }
             Woken::Read(read) => {
                 let Some((socket, _)) = &self.open else { return };
                 match read {
                     Ok(count) if count > 0 => inner.machine.handle_received(now, *socket, &buffer[..count]),
-                    Ok(_) | Err(_) => inner.machine.handle_ended(now, *socket),
+                    Ok(_) => inner.end_socket(now, *socket, None),
+                    Err(error) => inner.end_socket(now, *socket, Some(Failure::of(&error))),
                 }
             }
-            Woken::Written(written) => match (written, &self.open) {
-                (Ok(count), _) if count > 0 => self.sent += count,
-                (Ok(_) | Err(_), Some((socket, _))) => inner.machine.handle_ended(now, *socket),
-                (Ok(_) | Err(_), None) => {}
-            },
+            Woken::Written(written) => {
+                let Some((socket, stream)) = &self.open else { return };
+                match written {
+                    Ok(count) if count > 0 => {
+                        self.sent += count;
+                        self.is_unflushed = stream.is_buffered;
+                    }
+                    Ok(_) => inner.end_socket(now, *socket, None),
+                    Err(error) => inner.end_socket(now, *socket, Some(Failure::of(&error))),
+                }
+            }
+            Woken::Flushed(flushed) => {
+                let Some((socket, _)) = &self.open else { return };
+                match flushed {
+                    Ok(()) => self.is_unflushed = false,
+                    Err(error) => inner.end_socket(now, *socket, Some(Failure::of(&error))),
+                }
+            }
             Woken::Token(token) => {
                 self.renewing = None;
                 inner.machine.handle_token(now, token);

@@ -1,5 +1,6 @@
-//! Where a client connects to: `ws://host:port/path?query`.
+//! Where a client connects to: `ws://host:port/path?query`, or `wss://` for the same through TLS.
 
+use rustls::pki_types::ServerName;
 use std::fmt;
 
 /// The parts of a URL that a client needs.
@@ -12,16 +13,16 @@ pub(super) struct Target {
     pub(super) authority: String,
     /// Path and query.
     pub(super) path: String,
+    /// Whom the server's certificate must name; `None` without TLS.
+    pub(super) server: Option<ServerName<'static>>,
 }
 
 /// Why a URL cannot be connected to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UrlError {
-    /// The scheme is not `ws`.
+    /// The scheme is neither `ws` nor `wss`.
     Scheme,
-    /// The scheme is `wss`, which this build does not speak.
-    Tls,
-    /// Host or port are missing or not valid, or there is a user name.
+    /// Host or port are missing or not valid, or there is a user name. With `wss`, the host must be one that a certificate can name.
     Host,
     /// The path or query has characters that must be percent-encoded.
     Path,
@@ -30,8 +31,7 @@ pub enum UrlError {
 impl fmt::Display for UrlError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            UrlError::Scheme => "the URL must begin with ws://",
-            UrlError::Tls => "wss:// is not supported by this build; put a TLS proxy in front, or use ws://",
+            UrlError::Scheme => "the URL must begin with ws:// or wss://",
             UrlError::Host => "the URL needs a valid host and port, and no user name",
             UrlError::Path => "path and query must be percent-encoded",
         })
@@ -41,13 +41,11 @@ impl fmt::Display for UrlError {
 impl std::error::Error for UrlError {}
 
 impl Target {
-    /// Reads a URL. Without a port it is 80, without a path `/`; a fragment is dropped, as it is never sent.
+    /// Reads a URL. Without a port it is 80, or 443 with TLS; without a path `/`; a fragment is dropped, as it is never sent.
     pub(super) fn parse(url: &str) -> Result<Target, UrlError> {
         let (scheme, rest) = url.split_once("://").ok_or(UrlError::Scheme)?;
-        if scheme.eq_ignore_ascii_case("wss") {
-            return Err(UrlError::Tls);
-        }
-        if !scheme.eq_ignore_ascii_case("ws") {
+        let is_tls = scheme.eq_ignore_ascii_case("wss");
+        if !is_tls && !scheme.eq_ignore_ascii_case("ws") {
             return Err(UrlError::Scheme);
         }
         let rest = rest.split('#').next().unwrap_or("");
@@ -63,14 +61,21 @@ impl Target {
         };
         let port = match port.strip_prefix(':') {
             Some(port) if port.bytes().all(|byte| byte.is_ascii_digit()) => port.parse().map_err(|_| UrlError::Host)?,
-            None if port.is_empty() => 80,
+            None if port.is_empty() => {
+                if is_tls {
+                    443
+                } else {
+                    80
+                }
+            }
             Some(_) | None => return Err(UrlError::Host),
         };
         let is_host = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:%".contains(&byte);
         if host.is_empty() || !host.bytes().all(is_host) {
             return Err(UrlError::Host);
         }
-        Ok(Target { host: host.to_owned(), port, authority: authority.to_owned(), path })
+        let server = is_tls.then(|| ServerName::try_from(host.to_owned())).transpose().map_err(|_| UrlError::Host)?;
+        Ok(Target { host: host.to_owned(), port, authority: authority.to_owned(), path, server })
     }
 }
 
@@ -92,8 +97,19 @@ mod tests {
     }
 
     #[test]
+    fn a_url_with_tls_names_whom_the_certificate_is_to_name() {
+        let owned = |host: &str, port, authority: &str, path: &str| Ok((host.into(), port, authority.into(), path.into()));
+        assert_eq!(parts("wss://example.org"), owned("example.org", 443, "example.org", "/"));
+        assert_eq!(parts("WSS://[::1]:9443/ws"), owned("::1", 9443, "[::1]:9443", "/ws"));
+        let server = |url: &str| Target::parse(url).expect("it is one").server;
+        assert_eq!(server("wss://example.org/"), Some(ServerName::try_from("example.org").expect("a name")));
+        assert_eq!(server("wss://[::1]/"), Some(ServerName::try_from("::1").expect("an address")));
+        assert_eq!(server("ws://example.org/"), None);
+        assert_eq!(parts("wss://a..b/"), Err(UrlError::Host), "no certificate can name it");
+    }
+
+    #[test]
     fn what_is_no_url_of_ours_is_refused() {
-        assert_eq!(parts("wss://h/"), Err(UrlError::Tls));
         assert_eq!(parts("http://h/"), Err(UrlError::Scheme));
         for url in [
             "ws://",
