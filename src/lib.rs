@@ -93,9 +93,6 @@ pub mod ws;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 
-#[cfg(feature = "tls")]
-pub mod tls;
-
 #[cfg(feature = "server")]
 pub mod capacity;
 #[cfg(feature = "server")]

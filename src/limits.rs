@@ -159,6 +159,11 @@ pub const HISTORY_EXPIRIES_PER_TURN: usize = 4_096;
 pub const HISTORY_PROMISE_MS: u64 = 2_000;
 /// See [`HISTORY_PROMISE_MS`]. At it the oldest publication goes, promised or not.
 pub const HISTORY_PROMISE_FACTOR: usize = 2;
+/// TLS handshakes of a shard that are under way at once: about 4 KiB each, and the most expensive thing that a stranger can ask for.
+/// Above: a new connection to the TLS listener is closed at once, and counted as refused.
+pub const HANDSHAKES_MAX: usize = 1_024;
+/// Bytes of plaintext that one send of a connection seals: four records. What is more waits for the next submission.
+pub const SEALED_BYTES_MAX: usize = 64 * 1024;
 /// Time between two looks for publications that are too old, in ms: many go in one turn, and an idle shard rarely wakes up.
 pub const HISTORY_SWEEP_MS: u64 = 1_000;
 /// What of a send queue may be filled before a `throng.v1` member of a room with history is fed from there: one part in this many.
@@ -175,6 +180,8 @@ pub const GHOST_BOUND_MS: u64 = 30_000;
 /// Bytes of records that one connection may take: connection, session, one membership with presence, its user. What more rooms take
 /// is charged to the flexible memory.
 pub const CONNECTION_BYTES_MAX: usize = 256;
+/// The same where there is a TLS listener: records, their keys and their place.
+pub const TLS_CONNECTION_BYTES_MAX: usize = 512;
 /// Bytes of an upgrade in flight: its partial head and its answer. A share of the memory plan; what one takes is bounded by its head.
 pub const HANDSHAKE_BYTES_MAX: usize = REQUEST_HEAD_BYTES_MAX + 1024;
 /// Bytes of the process itself: program, allocator, control plane. A share of the memory plan.

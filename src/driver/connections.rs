@@ -97,6 +97,12 @@ impl Connections {
         }
     }
 
+    /// The connection that a slot holds.
+    pub(super) fn current(&self, slot: u32) -> Option<Key> {
+        let record = self.slots.get(slot as usize).filter(|record| record.0 & Flag::Open as u64 != 0)?;
+        Some(Key { slot, generation: (record.0 & GENERATION) as u32 })
+    }
+
     /// Whether the slot holds this very connection.
     pub(super) fn is_current(&self, key: Key) -> bool {
         let current = u64::from(key.generation) | Flag::Open as u64;

@@ -10,12 +10,13 @@
 //!   guarantees that by then the submission queue is empty and every completion is copied out.
 
 use super::clock::{Clock, Micros};
-use super::connections::Connections;
+use super::connections::{Connections, Flag};
 use super::host::Host;
 use super::listener::Accepting;
 use super::mesh::{DECLINED_NAP_MS, Mesh};
 use super::moves::{Arrival, MOVE_NAP_MS, Moves};
 use super::pause::Stashes;
+use super::secure::{Secure, Sent};
 use super::stats::DriverStats;
 use super::{Mail, Shared};
 use crate::limits::{CLOSE_LINGER_MS, COMPLETIONS_PER_TURN, Limits};
@@ -40,8 +41,8 @@ const STALL_MS: u64 = 200;
 const DRAIN_GRACE_MS: u64 = CLOSE_LINGER_MS + 1_000;
 /// Longest wait, in µs: an hour, so that a deadline that never comes is a valid timeout.
 const WAIT_US_MAX: u64 = 3_600_000_000;
-/// The most operations that one action of the core leads to: three cancellations and a close.
-const ENTRIES_PER_ACTION_MAX: usize = 4;
+/// The most operations that one action of the core leads to: the last words of TLS, three cancellations and a close.
+const ENTRIES_PER_ACTION_MAX: usize = 5;
 
 /// What a shard's thread is given.
 pub(super) struct Parts {
@@ -49,6 +50,8 @@ pub(super) struct Parts {
     pub(super) shared: Arc<Shared>,
     pub(super) mesh: Mesh,
     pub(super) listener: OwnedFd,
+    /// Where clients come over TLS, and how it is spoken.
+    pub(super) secure: Option<(OwnedFd, crate::tls::Config)>,
     pub(super) mailbox: Receiver<Mail>,
     pub(super) arrivals: Receiver<Arrival>,
     pub(super) seed: [u8; 32],
@@ -68,8 +71,9 @@ pub(super) struct EventLoop<H: Host = Clock> {
     pub(super) mesh: Mesh,
     mailbox: Receiver<Mail>,
     pub(super) arrivals: Receiver<Arrival>,
-    pub(super) listener: OwnedFd,
-    pub(super) accepting: Accepting,
+    /// The plain one, and the one for TLS if there is one.
+    pub(super) doors: Vec<(OwnedFd, Accepting)>,
+    pub(super) secure: Secure,
     pub(super) connections: Connections,
     pub(super) stashes: Stashes,
     pub(super) stats: DriverStats,
@@ -87,7 +91,7 @@ pub(super) struct EventLoop<H: Host = Clock> {
     pub(super) hangups: VecDeque<(Millis, Key)>,
     /// Connections that go to other shards.
     pub(super) moves: Moves,
-    /// Unread bytes that the core knows of.
+    /// Unread bytes, and those that TLS keeps, that the core knows of.
     unread_told: usize,
     /// When the shard ends although sockets are open.
     drain_by: Option<Millis>,
@@ -109,8 +113,10 @@ impl<H: Host> EventLoop<H> {
     /// # Errors
     /// What the kernel says to the ring.
     pub(super) fn new(parts: Parts, host: H) -> io::Result<EventLoop<H>> {
-        let Parts { id, shared, mesh, listener, mailbox, arrivals, seed, secret, limits, echo, ring: sizes } = parts;
+        let Parts { id, shared, mesh, listener, secure, mailbox, arrivals, seed, secret, limits, echo, ring: sizes } = parts;
         let slots = sizes.slots as usize;
+        let (secure, tls) = secure.unzip();
+        let listeners: Vec<OwnedFd> = [Some(listener), secure].into_iter().flatten().collect();
         let mut ring = Ring::on(host.open(&sizes)?, sizes)?;
         ring.enable()?;
         shared.doors[usize::from(id.0)].open(ring.descriptor());
@@ -126,8 +132,8 @@ impl<H: Host> EventLoop<H> {
             mesh,
             mailbox,
             arrivals,
-            listener,
-            accepting: Accepting::default(),
+            doors: listeners.into_iter().map(|listener| (listener, Accepting::default())).collect(),
+            secure: Secure::new(tls, slots),
             connections: Connections::new(slots),
             stashes: Stashes::default(),
             stats: DriverStats::default(),
@@ -210,7 +216,11 @@ impl<H: Host> EventLoop<H> {
     /// Whether the next turn's submission brings the kernel anything.
     #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn has_submissions(&mut self) -> bool {
-        !self.transmits.is_empty() || !self.actions.is_empty() || self.ring.queued() > 0 || self.ring.buffers().has_spent()
+        !self.transmits.is_empty()
+            || !self.actions.is_empty()
+            || self.secure.own_count() > 0
+            || self.ring.queued() > 0
+            || self.ring.buffers().has_spent()
     }
 
     /// Whether another shard has done something for this one since it last looked, which its sleep would miss.
@@ -223,14 +233,21 @@ impl<H: Host> EventLoop<H> {
 
     /// Enters the kernel with everything that was collected, then settles it.
     fn submit(&mut self, wait: Wait) -> io::Result<()> {
-        let EventLoop { ring, shard, transmits, actions, connections, .. } = self;
+        let EventLoop { ring, shard, transmits, actions, connections, secure, .. } = self;
         let reaped_before = ring.pending_completions();
         let shard_bytes = &*shard;
         ring.enter_with(
             |batch| {
                 for transmit in transmits.iter().filter(|transmit| connections.is_current(transmit.key)) {
-                    let bytes = shard_bytes.transmit_bytes(transmit);
+                    let bytes = secure.bytes_of(transmit.ticket, shard_bytes.transmit_bytes(transmit));
+                    if bytes.is_empty() {
+                        continue;
+                    }
                     let sent = batch.send(Send { slot: transmit.key.slot, ticket: transmit.ticket, bytes });
+                    sent.expect("no more is collected than the submission queue has room for");
+                }
+                for (slot, ticket, bytes) in secure.own_sends() {
+                    let sent = batch.send(Send { slot, ticket, bytes });
                     sent.expect("no more is collected than the submission queue has room for");
                 }
                 for action in actions.iter() {
@@ -249,7 +266,8 @@ impl<H: Host> EventLoop<H> {
         if is_planted(Bug::SettledFirst) {
             self.shard.handle_settled(self.now);
         }
-        if !self.transmits.is_empty() {
+        let mut waiting = Vec::new();
+        if !self.transmits.is_empty() || self.secure.own_count() > 0 {
             let missed = usize::from(is_planted(Bug::ShortSendMissed));
             for completion in self.ring.completions_from(reaped_before + missed) {
                 if completion.data.op() != Op::Send {
@@ -262,15 +280,37 @@ impl<H: Host> EventLoop<H> {
                     // EPIPE, ECONNRESET, ETIMEDOUT, EHOSTUNREACH, …: the socket is broken, and its receive says so too.
                     _ => Taken::Broken,
                 };
-                match taken {
-                    Taken::Short(_) => self.stats.short_sends += 1,
-                    Taken::Broken => self.stats.failed_sends += 1,
+                let count = match taken {
+                    Taken::Short(count) => Some(count),
+                    Taken::Broken => None,
+                };
+                self.stats.short_sends += u64::from(count.is_some());
+                self.stats.failed_sends += u64::from(count.is_none());
+                match self.secure.note_short(completion.data.index(), count) {
+                    None => self.shard.handle_transmitted(self.now, completion.data.index(), taken),
+                    Some(Sent::Short(ticket, count)) => self.shard.handle_transmitted(self.now, ticket, Taken::Short(count)),
+                    Some(Sent::Broken(ticket)) => self.shard.handle_transmitted(self.now, ticket, Taken::Broken),
+                    Some(Sent::Waits(slot)) => waiting.push(slot),
+                    Some(Sent::Done) => {}
                 }
-                self.shard.handle_transmitted(self.now, completion.data.index(), taken);
             }
             self.transmits.clear();
         }
+        let EventLoop { secure, shard, now, .. } = self;
+        let released = secure.settle(|ticket, count| shard.handle_transmitted(*now, ticket, Taken::Short(count)));
         self.shard.handle_settled(self.now);
+        for slot in released {
+            if let Some(key) = self.connections.current(slot) {
+                self.shard.handle_writable(self.now, key);
+            }
+        }
+        for slot in waiting {
+            if let Some(key) = self.connections.current(slot)
+                && !self.connections.put(key, Flag::Writable, true)
+            {
+                self.actions.push(Entry::writable(key.slot, key.generation));
+            }
+        }
     }
 
     /// Queues an operation in the middle of a turn, outside of what the core yields. A full queue is submitted.
@@ -314,8 +354,9 @@ impl<H: Host> EventLoop<H> {
             self.shard.handle_timeout(self.now);
         }
         self.step_accepting()?;
-        if self.unread_told != self.stashes.bytes() {
-            self.unread_told = self.stashes.bytes();
+        let unread = self.stashes.bytes() + self.secure.bytes();
+        if self.unread_told != unread {
+            self.unread_told = unread;
             self.shard.handle_unread(self.unread_told);
         }
         Ok(())
@@ -351,11 +392,14 @@ impl<H: Host> EventLoop<H> {
             let (room, room_max) = (self.ring.room(), self.ring.room_max());
             let before = self.transmits.len() + self.actions.len() + self.resumes.len();
             // Actions have their share of the queue, so that closes go out however much there is to send.
-            while self.transmits.len() + self.actions.len() + room_max / 4 < room {
+            while self.collected() + room_max / 4 < room && !self.secure.is_full() {
                 let Some(transmit) = self.shard.poll_transmit() else { break };
+                if self.secure.holds(transmit.key.slot) {
+                    self.secure.seal(transmit.ticket, transmit.key.slot, self.shard.transmit_bytes(&transmit));
+                }
                 self.transmits.push(transmit);
             }
-            while self.transmits.len() + self.actions.len() + ENTRIES_PER_ACTION_MAX <= room {
+            while self.collected() + ENTRIES_PER_ACTION_MAX <= room {
                 let Some(action) = self.shard.poll_action() else { break };
                 self.act(action);
             }
@@ -367,10 +411,12 @@ impl<H: Host> EventLoop<H> {
             self.stats.early_submits += 1;
             self.submit(Wait::Poll)?;
         }
-        if self.transmits.len() + self.actions.len() + self.shared.doors.len() > self.ring.room() {
+        if self.collected() + self.shared.doors.len() > self.ring.room() {
             self.stats.early_submits += 1;
             self.submit(Wait::Poll)?;
         }
+        let room = self.ring.room().saturating_sub(self.collected() + self.shared.doors.len());
+        self.secure.collect_own(room);
         let (actions, stats) = (&mut self.actions, &mut self.stats);
         self.mesh.ring_doorbells(&self.shared.doors, |peer, ring| {
             if is_planted(Bug::DoorbellLost) {
@@ -382,6 +428,11 @@ impl<H: Host> EventLoop<H> {
         Ok(())
     }
 
+    /// Entries that go into the ring with the next submission.
+    fn collected(&self) -> usize {
+        self.transmits.len() + self.secure.own_count() + self.actions.len()
+    }
+
     // ---- the end of a turn ----------------------------------------------------------------------------------------------
 
     /// How long the next submission waits: not at all while there is anything to do.
@@ -391,6 +442,7 @@ impl<H: Host> EventLoop<H> {
             || !self.resumes.is_empty()
             || !self.peeks.is_empty()
             || self.has_settled_moves()
+            || self.secure.has_due()
             || !self.mesh.may_sleep(&self.shard, &self.shared.doors, || {
                 !self.mailbox.is_empty() || !self.arrivals.is_empty() || self.shared.has_finished()
             });
@@ -402,7 +454,16 @@ impl<H: Host> EventLoop<H> {
         let publish = self.dirty.then(|| self.published_at.after(PUBLISH_MS));
         let hangup = self.hangups.front().map(|&(at, _)| at);
         let drain = self.drain_by.filter(|_| !self.finished);
-        let deadlines = [self.return_due, self.shard.poll_timeout(), self.accepting.retry_at(), retry, nap, publish, hangup, drain];
+        let deadlines = [
+            self.return_due,
+            self.shard.poll_timeout(),
+            self.doors.iter().filter_map(|(_, accepting)| accepting.retry_at()).min(),
+            retry,
+            nap,
+            publish,
+            hangup,
+            drain,
+        ];
         match deadlines.into_iter().flatten().min() {
             None => Wait::Forever,
             Some(due) => {
@@ -427,7 +488,7 @@ impl<H: Host> EventLoop<H> {
         let is_over = empty && self.shared.posts[usize::from(self.id.0)].places.shut_if_empty();
         if is_over || self.now.mono >= by {
             self.finished = true;
-            self.accepting.end();
+            self.doors.iter_mut().for_each(|(_, accepting)| accepting.end());
             self.publish();
             self.shared.finish();
         }
@@ -451,7 +512,7 @@ impl<H: Host> EventLoop<H> {
 
     /// Puts a copy of all numbers where the control plane reads them. If it is reading just now, the next turn does it.
     fn publish(&mut self) {
-        let EventLoop { shared, ring, stats, connections, stashes, mesh, shard, id, .. } = self;
+        let EventLoop { shared, ring, stats, connections, stashes, mesh, secure, shard, id, .. } = self;
         let counters = ring.counters();
         let published = shared.snapshots[usize::from(id.0)].try_publish(|snapshot| {
             stats.enters = counters.enters;
@@ -466,6 +527,9 @@ impl<H: Host> EventLoop<H> {
             stats.stash_bytes = stashes.bytes() as u64;
             stats.stashes = stashes.count() as u64;
             stats.mesh_waiting = mesh.waiting() as u64;
+            stats.handshakes_open = secure.shaking() as u64;
+            stats.tls_connections = secure.count() as u64;
+            stats.tls_bytes = secure.bytes() as u64;
             snapshot.shard.clone_from(shard.stats());
             snapshot.driver.clone_from(stats);
         });

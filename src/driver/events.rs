@@ -5,17 +5,23 @@
 //! sending has [`HANGUP_GRACE_MS`] for its last words to be read after a resume, so that a close frame behind a pause is still a
 //! clean close.
 
-use super::connections::Flag;
+use super::connections::{Connections, Flag};
 use super::event_loop::EventLoop;
 use super::host::Host;
 use super::listener::Step;
+use super::pause::Stashes;
+use super::secure::Heard;
 use crate::limits::REFUSALS_IN_FLIGHT_MAX;
-use crate::shard::{Action, Ended, Flow, Key, Received};
+use crate::shard::{Action, Ended, Flow, Key, Received, Shard};
+use crate::time::Now;
+use crate::tls::HandshakeResult;
 use crate::uring::planted::{Bug, is_planted};
 use crate::uring::{Completion, Entry, Op, UserData};
 use std::io;
 use std::os::fd::AsFd;
 
+/// Which of a shard's listeners speaks TLS.
+const TLS_DOOR: usize = 1;
 /// How long a paused connection is kept after its peer has finished sending, in ms.
 const HANGUP_GRACE_MS: u64 = 1_000;
 
@@ -32,7 +38,8 @@ impl<H: Host> EventLoop<H> {
             Op::Receive => self.handle_receive(key, completion)?,
             Op::Writable if self.is_current(key) => {
                 self.connections.put(key, Flag::Writable, is_planted(Bug::WritableForgotten));
-                if !self.connections.has(key, Flag::Moving) {
+                // Sealed bytes that waited go first; the core is told once they are out.
+                if !self.secure.has_room(key.slot) && !self.connections.has(key, Flag::Moving) {
                     self.shard.handle_writable(self.now, key);
                 }
             }
@@ -87,8 +94,12 @@ impl<H: Host> EventLoop<H> {
 
     fn handle_accept(&mut self, completion: &Completion) -> io::Result<()> {
         let is_overlooked = is_planted(Bug::AcceptNotArmedAgain) && completion.result < 0;
-        if !completion.more() && !is_overlooked {
-            self.accepting.completed(self.now.mono, completion.errno());
+        let door = completion.data.index() as usize;
+        if !completion.more()
+            && !is_overlooked
+            && let Some((_, accepting)) = self.doors.get_mut(door)
+        {
+            accepting.completed(self.now.mono, completion.errno());
         }
         if let Some(errno) = completion.errno() {
             if errno != libc::ECANCELED {
@@ -108,6 +119,11 @@ impl<H: Host> EventLoop<H> {
         // A multishot accept has one place for the peer's address, and many peers; to ask for each costs a descriptor and two
         // system calls.
         self.shard.handle_accepted(self.now, key, None, admitted);
+        if door == TLS_DOOR && !self.secure.begin(key.slot) {
+            // Refused before it costs anything: there is no cheaper answer than the end.
+            self.stats.handshakes[HandshakeResult::Refused as usize] += 1;
+            self.end(key, Ended::Error);
+        }
         self.arm_receive(key)
     }
 
@@ -119,19 +135,22 @@ impl<H: Host> EventLoop<H> {
 
     /// Arms or cancels the accept operation, as slots and errors have it.
     pub(super) fn step_accepting(&mut self) -> io::Result<()> {
-        let was_paused = self.accepting.is_paused();
         // A socket on its way to this shard has a slot that the table knows nothing of yet, or is about to.
         let arriving = self.shared.posts[usize::from(self.id.0)].places.count();
-        let step = self.accepting.step(self.now.mono, self.connections.free_count().saturating_sub(arriving));
-        self.stats.accept_pauses += u64::from(self.accepting.is_paused() && !was_paused);
-        match step {
-            Step::Arm => {
-                let accept = Entry::accept(self.listener.as_fd());
-                self.push(accept)
-            }
-            Step::Cancel => self.push(Entry::cancel(Entry::accept_data())),
-            Step::Keep => Ok(()),
+        let free = self.connections.free_count().saturating_sub(arriving);
+        for number in 0..self.doors.len() {
+            let (listener, accepting) = &mut self.doors[number];
+            let was_paused = accepting.is_paused();
+            let step = accepting.step(self.now.mono, free);
+            self.stats.accept_pauses += u64::from(accepting.is_paused() && !was_paused);
+            let entry = match step {
+                Step::Arm => Entry::accept(listener.as_fd(), number as u32),
+                Step::Cancel => Entry::cancel(Entry::accept_data(number as u32)),
+                Step::Keep => continue,
+            };
+            self.push(entry)?;
         }
+        Ok(())
     }
 
     // ---- receiving ------------------------------------------------------------------------------------------------------
@@ -154,6 +173,27 @@ impl<H: Host> EventLoop<H> {
                 self.connections.put(key, Flag::Heard, true);
                 if self.connections.has(key, Flag::Ended) {
                     // The core has nothing more to do with it.
+                } else if self.secure.holds(key.slot) {
+                    let EventLoop { secure, shard, stashes, connections, stats, now, .. } = self;
+                    let mut reader = Reader { shard, stashes, connections, now: *now, key, pauses: false };
+                    let (heard, result) = secure.receive(key.slot, bytes, |plain| reader.read(plain));
+                    let pauses = reader.pauses;
+                    if let Some(result) = result {
+                        stats.handshakes[result as usize] += 1;
+                    }
+                    stats.tls_failures += u64::from(result.is_none() && matches!(heard, Heard::Failed(_)));
+                    if pauses {
+                        self.pause(key)?;
+                    }
+                    match heard {
+                        Heard::More => {}
+                        Heard::Closed if self.connections.has(key, Flag::Moving) => {}
+                        Heard::Closed => self.handle_end_of_stream(key),
+                        Heard::Failed(failure) => {
+                            tracing::debug!(shard = self.id.0, %failure, "TLS ends a connection");
+                            self.end(key, Ended::Error);
+                        }
+                    }
                 } else if self.connections.has(key, Flag::Paused) {
                     let bytes = if is_planted(Bug::PausedBytesDropped) { &mut [] } else { bytes };
                     let stash = self.stashes.append(self.connections.stash(key), key, bytes);
@@ -351,6 +391,7 @@ impl<H: Host> EventLoop<H> {
             Action::HandOver(key, to) => self.begin_move(key, to),
             Action::Finish(key) => {
                 if self.connections.is_current(key) && !self.connections.put(key, Flag::Finishing, true) {
+                    self.secure.say_last(key.slot, false);
                     self.actions.push(Entry::shutdown_write(key.slot, key.generation));
                 }
             }
@@ -360,6 +401,11 @@ impl<H: Host> EventLoop<H> {
     fn close(&mut self, key: Key) {
         if !self.connections.is_current(key) {
             return;
+        }
+        self.secure.say_last(key.slot, true);
+        let timed_out = !self.connections.has(key, Flag::Ended);
+        if let (_, Some(result)) = self.secure.take(key.slot, timed_out) {
+            self.stats.handshakes[result as usize] += 1;
         }
         for (flag, op) in ARMED {
             if self.connections.has(key, flag) && !is_planted(Bug::CloseWithoutCancel) {
@@ -402,6 +448,31 @@ impl<H: Host> EventLoop<H> {
             self.actions.push(receive);
         }
         self.actions.push(Entry::peek(key.slot, key.generation));
+    }
+}
+
+/// Where the plaintext of a connection goes: to the core, or behind what the core has not read yet.
+struct Reader<'a> {
+    shard: &'a mut Shard,
+    stashes: &'a mut Stashes,
+    connections: &'a mut Connections,
+    now: Now,
+    key: Key,
+    /// The core has paused it within this read.
+    pauses: bool,
+}
+
+impl Reader<'_> {
+    fn read(&mut self, bytes: &mut [u8]) {
+        let mut unread = &*bytes;
+        if !self.pauses && !self.connections.has(self.key, Flag::Paused) {
+            let received = self.shard.handle_received(self.now, self.key, bytes);
+            check(received, bytes.len());
+            self.pauses = received.flow == Flow::Pause;
+            unread = &bytes[received.consumed..];
+        }
+        let stash = self.stashes.append(self.connections.stash(self.key), self.key, unread);
+        self.connections.put_stash(self.key, stash);
     }
 }
 

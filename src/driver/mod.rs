@@ -23,6 +23,7 @@ mod mesh;
 mod moves;
 mod pause;
 pub mod plan;
+mod secure;
 pub mod stats;
 mod sync;
 
@@ -40,7 +41,8 @@ use event_loop::{EventLoop, Parts};
 use moves::{Arrival, MOVES_UNDER_WAY_MAX};
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -56,10 +58,27 @@ pub struct Options {
     pub shards: usize,
     /// Bounds of the whole process.
     pub limits: Limits,
+    /// Where to listen for TLS, beside the plain listener, and how it is spoken.
+    pub tls: Option<TlsListener>,
     /// Serve `/echo`.
     pub echo: bool,
     /// Keep each shard's thread on one core, shard *n* on the *n*th that the process may use, and round again.
     pub pin: bool,
+}
+
+/// A listener for TLS.
+#[derive(Clone)]
+pub struct TlsListener {
+    /// Where to listen. Port 0 takes a free one, the same for all shards.
+    pub address: SocketAddr,
+    /// Certificates, versions and record layer.
+    pub config: crate::tls::Config,
+}
+
+impl fmt::Debug for TlsListener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsListener").field("address", &self.address).finish_non_exhaustive()
+    }
 }
 
 impl Default for Options {
@@ -68,6 +87,7 @@ impl Default for Options {
             listen: SocketAddr::from(([127, 0, 0, 1], 9000)),
             shards: std::thread::available_parallelism().map_or(1, usize::from),
             limits: Limits::default(),
+            tls: None,
             echo: false,
             pin: true,
         }
@@ -195,6 +215,7 @@ impl Shared {
 pub struct Server {
     shared: Arc<Shared>,
     address: SocketAddr,
+    tls_address: Option<SocketAddr>,
     kernel: Kernel,
     threads: Vec<JoinHandle<()>>,
 }
@@ -211,6 +232,9 @@ impl Server {
         let failed = |error| StartError::Listen { address: options.listen, error };
         let listeners = socket::listen(options.listen, plan.shards).map_err(failed)?;
         let address = listeners[0].local_addr().map_err(failed)?;
+        let tls = options.tls.as_ref().map(|tls| Server::listen_tls(tls, plan.shards)).transpose()?;
+        let tls_address = tls.as_ref().map(|(address, _)| *address);
+        let mut tls_listeners = tls.map_or_else(Vec::new, |(_, listeners)| listeners).into_iter();
         let entropy = || clock::entropy().map_err(|error| StartError::System { what: "entropy", error });
         let (seed, secret) = (entropy()?, entropy()?);
 
@@ -236,6 +260,7 @@ impl Server {
             shared: Arc::clone(&shared),
             mesh,
             listener: listener.into(),
+            secure: tls_listeners.next().map(OwnedFd::from).zip(options.tls.as_ref().map(|tls| tls.config.clone())),
             mailbox,
             arrivals,
             seed,
@@ -245,12 +270,23 @@ impl Server {
             ring: plan.ring(kernel.incremental_buffers),
         });
         let threads = spawn(parts.collect(), options.pin, &kernel)?;
-        Ok(Server { shared, address, kernel, threads })
+        Ok(Server { shared, address, tls_address, kernel, threads })
     }
 
     /// The address that is listened on, with the port that was taken.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
+    }
+
+    fn listen_tls(tls: &TlsListener, shards: usize) -> Result<(SocketAddr, Vec<TcpListener>), StartError> {
+        let failed = |error| StartError::Listen { address: tls.address, error };
+        let listeners = socket::listen(tls.address, shards).map_err(failed)?;
+        Ok((listeners[0].local_addr().map_err(failed)?, listeners))
+    }
+
+    /// The address that is listened on for TLS, if there is one.
+    pub fn tls_addr(&self) -> Option<SocketAddr> {
+        self.tls_address
     }
 
     /// What the kernel was found to offer.
@@ -369,7 +405,7 @@ mod tests {
 
     fn options(shards: usize) -> Options {
         let limits = Limits { connections_max: 100, ..Limits::default() };
-        Options { listen: SocketAddr::from(([127, 0, 0, 1], 0)), shards, limits, echo: false, pin: false }
+        Options { listen: SocketAddr::from(([127, 0, 0, 1], 0)), shards, limits, tls: None, echo: false, pin: false }
     }
 
     #[test]

@@ -19,6 +19,7 @@
 use super::connections::Flag;
 use super::event_loop::EventLoop;
 use super::host::Host;
+use super::secure::Layer;
 use crate::shard::{Baggage, Ended, Flow, Key, ShardId};
 use crate::uring::planted::{Bug, is_planted};
 use crate::uring::{Entry, UserData};
@@ -41,6 +42,8 @@ pub(super) struct Arrival {
     /// Whether it counts towards `connections_max`.
     counted: bool,
     baggage: Baggage,
+    /// Its TLS, if it has any.
+    layer: Option<Layer>,
 }
 
 /// Connections that leave a shard. Each is in one of the lists, until it has left or stays.
@@ -160,6 +163,7 @@ impl<H: Host> EventLoop<H> {
                 baggage.unread = unread;
             }
         }
+        let (layer, _) = self.secure.take(key.slot, false);
         let counted = self.connections.put(key, Flag::Counted, false);
         for (flag, op) in super::events::ARMED {
             if self.connections.has(key, flag) {
@@ -171,7 +175,7 @@ impl<H: Host> EventLoop<H> {
         }
         self.connections.close(key);
         // A place was taken for it, so there is room; the mailbox of a shard that has ended is nobody's.
-        let _ = self.shared.posts[usize::from(to.0)].arrivals.try_send(Arrival { slot, counted, baggage });
+        let _ = self.shared.posts[usize::from(to.0)].arrivals.try_send(Arrival { slot, counted, baggage, layer });
         Ok(())
     }
 
@@ -203,7 +207,7 @@ impl<H: Host> EventLoop<H> {
 
     /// Goes on with a connection where the other shard has stopped.
     fn adopt(&mut self, arrival: Arrival) -> io::Result<()> {
-        let Arrival { slot, counted, baggage } = arrival;
+        let Arrival { slot, counted, baggage, layer } = arrival;
         let admitted = counted && self.has_share_left();
         if counted && !admitted && !is_planted(Bug::RefusedArrivalCounted) {
             self.shared.dismiss();
@@ -215,6 +219,9 @@ impl<H: Host> EventLoop<H> {
             }
             return Ok(());
         };
+        if let Some(layer) = layer {
+            self.secure.put(key.slot, layer);
+        }
         let flow = self.shard.handle_adopted(self.now, key, &baggage, admitted);
         let unread = self.stashes.append(None, key, &baggage.unread);
         self.connections.put_stash(key, unread);

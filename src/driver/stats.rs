@@ -3,6 +3,7 @@
 //! A *counter* only grows. A *gauge* is what is held now.
 
 use crate::shard::Stats;
+use crate::tls::HandshakeResult;
 use std::collections::BTreeMap;
 
 /// Upper bounds of the buckets of [`DriverStats::lag_counts`] in µs. One more bucket takes what is above.
@@ -62,6 +63,16 @@ pub struct DriverStats {
     pub lag_counts: [u64; LAG_BOUNDS_US.len() + 1],
     /// Counter: the sum of these times in µs.
     pub lag_sum_us: u64,
+    /// Counter: TLS handshakes by [`HandshakeResult`].
+    pub handshakes: [u64; HandshakeResult::ALL.len()],
+    /// Counter: connections that TLS ended after their handshake: a record that is forged, broken or has no place.
+    pub tls_failures: u64,
+    /// Gauge: TLS handshakes under way.
+    pub handshakes_open: u64,
+    /// Gauge: connections over TLS.
+    pub tls_connections: u64,
+    /// Gauge: bytes that connections over TLS keep: begins of records, and sealed bytes that wait for their sockets.
+    pub tls_bytes: u64,
     /// Gauge: slots in use.
     pub slots_used: u64,
     /// Gauge: slots of the table.

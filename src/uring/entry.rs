@@ -46,14 +46,15 @@ static LINGER_NONE: libc::linger = libc::linger { l_onoff: 1, l_linger: 0 };
 
 impl Entry {
     /// Accepts connections into free slots, until it completes without `more`. Each completion's result is a slot. The peer's
-    /// address is not told: a multishot accept has no place for it.
-    pub fn accept(listener: BorrowedFd<'_>) -> Entry {
+    /// address is not told: a multishot accept has no place for it. `number` is the listener's, and comes back as the index of each
+    /// completion's user data.
+    pub fn accept(listener: BorrowedFd<'_>, number: u32) -> Entry {
         let accept = opcode::AcceptMulti::new(Fd(listener.as_raw_fd())).allocate_file_index(true);
-        Entry::named(accept.build(), Entry::accept_data())
+        Entry::named(accept.build(), Entry::accept_data(number))
     }
     /// The user data of [`Entry::accept`].
-    pub fn accept_data() -> UserData {
-        UserData::new(Op::Accept, 0, 0)
+    pub fn accept_data(number: u32) -> UserData {
+        UserData::new(Op::Accept, number, 0)
     }
     /// Receives into provided buffers, until it completes without `more`.
     pub fn receive(slot: u32, generation: u32) -> Entry {

@@ -42,7 +42,7 @@ fn await_op(ring: &mut Ring, op: Op) -> Completion {
 /// A listener, a client, and the slot of its accepted side.
 fn connection(ring: &mut Ring) -> (TcpListener, TcpStream, u32) {
     let listener = listen("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
-    push(ring, Entry::accept(listener.as_fd()));
+    push(ring, Entry::accept(listener.as_fd(), 0));
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let accepted = await_op(ring, Op::Accept);
     assert!(accepted.more());
@@ -110,7 +110,7 @@ fn the_end_of_a_stream_uses_up_no_buffer() {
         assert_eq!((end.result, end.more()), (0, false));
         assert!(ring.buffers().take(&end).is_empty());
         push(&mut ring, Entry::close(slot, 0));
-        push(&mut ring, Entry::cancel(Entry::accept_data()));
+        push(&mut ring, Entry::cancel(Entry::accept_data(0)));
         ring.enter([], Wait::Poll).unwrap();
         while ring.next_completion().is_some() {}
     }
@@ -276,7 +276,7 @@ fn a_ring_without_a_free_slot_takes_no_connection_and_the_giver_keeps_it() {
     let (_first, _client, taken) = connection(&mut ring);
     push(&mut ring, Entry::send_fd(taken, 0, other));
     assert_eq!(await_op(&mut ring, Op::SendFd).result, 0);
-    push(&mut ring, Entry::cancel(Entry::accept_data()));
+    push(&mut ring, Entry::cancel(Entry::accept_data(0)));
     let (_listener, mut client, slot) = connection(&mut ring);
     push(&mut ring, Entry::send_fd(slot, 0, other));
     assert_eq!(await_op(&mut ring, Op::SendFd).result, -libc::ENFILE);
@@ -308,7 +308,7 @@ fn completions_beyond_the_queue_are_fetched_and_counted() {
     ring.enable().unwrap();
     let listener = listen("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
     let clients: Vec<_> = (0..8).map(|_| TcpStream::connect(listener.local_addr().unwrap()).unwrap()).collect();
-    push(&mut ring, Entry::accept(listener.as_fd()));
+    push(&mut ring, Entry::accept(listener.as_fd(), 0));
     for _ in 0..63 {
         push(&mut ring, Entry::close(63, 0));
     }

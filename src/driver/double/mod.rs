@@ -165,6 +165,7 @@ impl Run {
                 mesh,
                 // The double accepts from a backlog of its own; what is passed need only be a descriptor.
                 listener: File::open("/dev/null").expect("there is a null device").into(),
+                secure: None,
                 mailbox,
                 arrivals,
                 seed: [7; 32],

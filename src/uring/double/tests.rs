@@ -28,7 +28,7 @@ fn ring(choices: Choices, incremental: bool) -> (Machine, Ring<DoubleIo>) {
 fn arm_accept(ring: &mut Ring<DoubleIo>) {
     // The double only looks at what kind of descriptor it is.
     let listener = File::open("/dev/null").unwrap();
-    ring.push(Entry::accept(listener.as_fd())).unwrap();
+    ring.push(Entry::accept(listener.as_fd(), 0)).unwrap();
 }
 
 /// Enters until there is a completion.
