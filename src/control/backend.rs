@@ -3,7 +3,8 @@
 use super::config::Settings;
 use super::config::check::Effective;
 use super::data_plane::DataPlane;
-use super::serve::{Backend, Started};
+use super::serve::{Backend, Secured, Started};
+use super::tls::Tls;
 use crate::driver::{Options, Server, Snapshot, StartError};
 use crate::shard::Order;
 use crate::time::Millis;
@@ -34,10 +35,12 @@ impl DataPlane for Server {
 }
 
 fn start(settings: &Settings, effective: &Effective) -> Result<Started, String> {
+    let tls = Tls::load(settings)?;
     let options = Options {
         listen: settings.listen,
         shards: effective.shards,
         limits: effective.limits.clone(),
+        tls: tls.as_ref().map(|tls| tls.listener.clone()),
         echo: settings.echo,
         pin: true,
     };
@@ -56,5 +59,10 @@ fn start(settings: &Settings, effective: &Effective) -> Result<Started, String> 
     if !server.kernel().incremental_buffers {
         lacks.push("buffers filled piece by piece (Linux 6.12): each receive takes a whole buffer".to_owned());
     }
-    Ok(Started { listen: server.local_addr(), lacks, plane: Arc::new(server) })
+    let secured = tls.zip(server.tls_addr()).map(|(tls, listen)| Secured {
+        listen,
+        notes: tls.notes(listen.port()),
+        certificates: tls.certificates,
+    });
+    Ok(Started { listen: server.local_addr(), secured, lacks, plane: Arc::new(server) })
 }

@@ -1,6 +1,6 @@
 //! How many bytes the process may use, added up before it starts, and what the machine has.
 //!
-//! `memory_bytes_max = fixed + connections_max × CONNECTION_BYTES_MAX + handshakes × HANDSHAKE_BYTES_MAX + flex`: what the rings, lanes
+//! `memory_bytes_max = fixed + connections_max × CONNECTION_BYTES_MAX (TLS_CONNECTION_BYTES_MAX) + handshakes × HANDSHAKE_BYTES_MAX + flex`: what the rings, lanes
 //! and buffers take whatever happens; what is reserved for each connection; what upgrades in flight may take; and the budget for
 //! everything whose size depends on traffic. With a given total, flex is what is left. What the fixed part is, the driver says.
 //! The kernel's own memory for sockets is beside this sum: it is told to the operator, and no bound of ours holds it.
@@ -23,6 +23,8 @@ pub struct MemoryPlan {
     pub fixed_bytes: usize,
     /// Connections over all shards.
     pub connections_max: usize,
+    /// Bytes reserved for each: more where there is a TLS listener.
+    pub connection_bytes_each: usize,
     /// Upgrades that memory is reserved for.
     pub handshakes: usize,
     /// Budget for what is not reserved, over all shards, in bytes.
@@ -34,9 +36,11 @@ impl MemoryPlan {
     ///
     /// # Errors
     /// `total_max` leaves less than [`limits::FLEX_BYTES_MIN`]: the arithmetic, and what would be enough.
-    pub fn new(fixed_bytes: usize, connections_max: usize, total_max: Option<u64>) -> Result<MemoryPlan, String> {
+    pub fn new(fixed_bytes: usize, connections_max: usize, has_tls: bool, total_max: Option<u64>) -> Result<MemoryPlan, String> {
         let handshakes = connections_max.min(HANDSHAKES_RESERVED);
-        let mut plan = MemoryPlan { fixed_bytes, connections_max, handshakes, flex_bytes: limits::FLEX_BYTES_DEFAULT };
+        let connection_bytes_each = if has_tls { limits::TLS_CONNECTION_BYTES_MAX } else { limits::CONNECTION_BYTES_MAX };
+        let mut plan =
+            MemoryPlan { fixed_bytes, connections_max, connection_bytes_each, handshakes, flex_bytes: limits::FLEX_BYTES_DEFAULT };
         if let Some(total_max) = total_max {
             let reserved = plan.reserved_bytes();
             let left = usize::try_from(total_max).unwrap_or(usize::MAX).saturating_sub(reserved);
@@ -55,7 +59,7 @@ impl MemoryPlan {
 
     /// Bytes reserved for connections.
     pub fn connection_bytes(&self) -> usize {
-        self.connections_max.saturating_mul(limits::CONNECTION_BYTES_MAX)
+        self.connections_max.saturating_mul(self.connection_bytes_each)
     }
 
     /// Bytes reserved for upgrades in flight.
@@ -102,7 +106,7 @@ impl fmt::Display for MemoryPlan {
             "fixed {} + {} connections × {} B ({}) + {} handshakes × {} B ({}) + flex {} = {} B ({})",
             human_size(self.fixed_bytes as u64),
             self.connections_max,
-            limits::CONNECTION_BYTES_MAX,
+            self.connection_bytes_each,
             human_size(self.connection_bytes() as u64),
             self.handshakes,
             limits::HANDSHAKE_BYTES_MAX,
@@ -181,30 +185,32 @@ mod tests {
 
     #[test]
     fn the_parts_add_up_to_the_total() {
-        let plan = MemoryPlan::new(10 * MIB, 10_000, None).unwrap();
+        let plan = MemoryPlan::new(10 * MIB, 10_000, false, None).unwrap();
         assert_eq!(plan.total_bytes(), 10 * MIB + 10_000 * 256 + 1_024 * limits::HANDSHAKE_BYTES_MAX + limits::FLEX_BYTES_DEFAULT);
     }
 
     #[test]
     fn with_a_total_flex_is_what_is_left() {
-        let plan = MemoryPlan::new(10 * MIB, 10_000, Some(64 * MIB as u64)).unwrap();
+        let plan = MemoryPlan::new(10 * MIB, 10_000, false, Some(64 * MIB as u64)).unwrap();
         assert_eq!(plan.total_bytes(), 64 * MIB);
         assert!(plan.flex_bytes >= limits::FLEX_BYTES_MIN);
     }
 
     #[test]
     fn a_total_that_leaves_too_little_is_refused_with_one_that_is_enough() {
-        let refusal = MemoryPlan::new(10 * MIB, 1_000_000, Some(64 * MIB as u64)).unwrap_err();
+        let refusal = MemoryPlan::new(10 * MIB, 1_000_000, false, Some(64 * MIB as u64)).unwrap_err();
         assert!(refusal.contains("1000000 connections × 256 B"), "{refusal}");
         let enough = refusal.split("set memory-max to ").nth(1).unwrap().split('M').next().unwrap();
-        assert!(MemoryPlan::new(10 * MIB, 1_000_000, Some(enough.parse::<u64>().unwrap() << 20)).is_ok());
+        assert!(MemoryPlan::new(10 * MIB, 1_000_000, false, Some(enough.parse::<u64>().unwrap() << 20)).is_ok());
     }
 
     #[test]
     fn a_machine_that_lacks_it_is_refused_and_absurd_counts_do_not_overflow() {
         let machine = MachineMemory { bytes: 1 << 30, source: "MemTotal".into() };
-        assert!(MemoryPlan::new(MIB, 1_000, None).unwrap().check(&machine).is_ok());
-        assert!(MemoryPlan::new(MIB, usize::MAX, None).unwrap().check(&machine).unwrap_err().contains("MemTotal is 1.0 GiB"));
+        assert!(MemoryPlan::new(MIB, 1_000, false, None).unwrap().check(&machine).is_ok());
+        assert!(
+            MemoryPlan::new(MIB, usize::MAX, false, None).unwrap().check(&machine).unwrap_err().contains("MemTotal is 1.0 GiB")
+        );
     }
 
     #[test]

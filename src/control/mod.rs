@@ -14,6 +14,7 @@ pub mod memory;
 pub mod metrics;
 pub mod notify;
 pub mod serve;
+pub mod tls;
 
 #[cfg(test)]
 mod tuning_tests;

@@ -12,6 +12,7 @@ use super::lock::Lock;
 use super::memory::MachineMemory;
 use super::metrics::Constants;
 use super::notify::{READY, STOPPING, notify};
+use super::tls::Certificates;
 use crate::driver::clock::Clock;
 use crate::shard::Order;
 use crate::time::WallMillis;
@@ -26,6 +27,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// How often connections and shards are looked at. A drain ends late by at most this.
 const TICK: Duration = Duration::from_millis(50);
+/// How often the files of certificates are looked at.
+const CERTIFICATES_TICK: Duration = Duration::from_secs(1);
 /// After a server was killed its listener lives on for some time, until its ring is torn down.
 const BIND_WITHIN: Duration = Duration::from_secs(3);
 const BIND_PAUSE: Duration = Duration::from_millis(50);
@@ -44,8 +47,21 @@ pub struct Started {
     pub plane: Arc<dyn DataPlane>,
     /// Where they listen.
     pub listen: SocketAddr,
+    /// Where they listen for TLS, if they do.
+    pub secured: Option<Secured>,
     /// What the kernel lacks and they do without, a line each.
     pub lacks: Vec<String>,
+}
+
+/// A TLS listener that runs.
+#[derive(Debug)]
+pub struct Secured {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// What is served there, and what to know of it, a line each.
+    pub notes: Vec<String>,
+    /// Looked after while the server runs.
+    pub certificates: Certificates,
 }
 
 impl fmt::Debug for Started {
@@ -101,8 +117,10 @@ fn serve(matches: &ArgMatches, files_max: u64, backend: &Backend) -> Result<u8, 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     let signals = {
         let _context = runtime.enter();
-        [signal(SignalKind::terminate()).map_err(failed)?, signal(SignalKind::interrupt()).map_err(failed)?]
+        [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal)
     };
+    let [terminate, interrupt, hangup] = signals.map(|signal| signal.map_err(failed));
+    let signals = [terminate?, interrupt?, hangup?];
     let server = Server::start(&config, &effective, backend)?;
     server.announce(&effective, &machine).map_err(failed)?;
     for warning in &effective.warnings {
@@ -131,10 +149,11 @@ struct Server {
     plane: Arc<dyn DataPlane>,
     state: Arc<State>,
     listen: SocketAddr,
+    secured: Option<Secured>,
     admin: SocketAddr,
     lacks: Vec<String>,
     echo: bool,
-    _locks: [Lock; 2],
+    _locks: Vec<Lock>,
 }
 
 impl Server {
@@ -148,17 +167,21 @@ impl Server {
         let lock = |address: SocketAddr| Lock::acquire(address, &about).map_err(failed);
         let listen_lock = (settings.listen.port() != 0).then(|| lock(settings.listen)).transpose()?;
         let admin_lock = lock(admin)?;
+        let tls_lock = settings.tls_listen.filter(|address| address.port() != 0).map(lock).transpose()?;
         let listener = bound.map_or_else(|| bind_admin(admin), Ok)?;
-        let Started { plane, listen, lacks } = (backend.start)(settings, effective).map_err(failed)?;
+        let Started { plane, listen, secured, lacks } = (backend.start)(settings, effective).map_err(failed)?;
         let state = Arc::new(State::default());
         let constants = Constants { shards: effective.shards, memory: effective.memory };
         Admin::new(Arc::clone(&plane), Arc::clone(&state), constants, listen)
             .start(listener)
             .map_err(|error| failed(format!("the admin listener did not start: {error}")))?;
-        let _locks = [listen_lock.map_or_else(|| lock(listen), Ok)?, admin_lock];
+        let mut _locks = vec![listen_lock.map_or_else(|| lock(listen), Ok)?, admin_lock];
+        if let Some(secured) = &secured {
+            _locks.push(tls_lock.map_or_else(|| lock(secured.listen), Ok)?);
+        }
         plane.order(Order::Ready(true));
         state.set(Phase::Ready);
-        Ok(Server { plane, state, listen, admin, lacks, echo: settings.echo, _locks })
+        Ok(Server { plane, state, listen, secured, admin, lacks, echo: settings.echo, _locks })
     }
 
     /// The block that says that everything runs, on standard output.
@@ -167,6 +190,10 @@ impl Server {
         let mut block = format!("throng {} runs as process {}\n", env!("CARGO_PKG_VERSION"), std::process::id());
         let mut line = |name: &str, value: String| block.push_str(&format!("{name:>18} {value}\n"));
         line("listening", format!("ws://{}/ and /ws{}", self.listen, if self.echo { ", echo on /echo" } else { "" }));
+        if let Some(secured) = &self.secured {
+            line("over TLS", format!("wss://{}/ and /ws", secured.listen));
+            secured.notes.iter().for_each(|note| line("", note.clone()));
+        }
         line("admin", format!("http://{}/", self.admin));
         line("shards", format!("{} on {} cores", effective.shards, machine.cores));
         line("connections_max", format!("{} (file table of each ring: at most {})", memory.connections_max, machine.files_max));
@@ -185,15 +212,29 @@ impl Server {
         Ok(())
     }
 
+    fn certificates(&self) -> Option<&Certificates> {
+        self.secured.as_ref().map(|secured| &secured.certificates)
+    }
+
     /// Waits for signals and sees to the end.
-    async fn supervise(self, [mut terminate, mut interrupt]: [Signal; 2], settings: &Settings) -> u8 {
+    async fn supervise(self, [mut terminate, mut interrupt, mut hangup]: [Signal; 3], settings: &Settings) -> u8 {
         let mut ticks = tokio::time::interval(TICK);
+        let mut looks = tokio::time::interval(CERTIFICATES_TICK);
+        let clock = Clock::start();
         let mut life = Life::new(settings.drain_notice_ms, settings.drain_ms);
         loop {
             let signalled = tokio::select! {
                 _ = terminate.recv() => true,
                 _ = interrupt.recv() => true,
                 _ = ticks.tick() => false,
+                _ = hangup.recv() => {
+                    self.certificates().inspect(|certificates| certificates.reload(clock.now()));
+                    continue;
+                }
+                _ = looks.tick() => {
+                    self.certificates().inspect(|certificates| certificates.poll(clock.now()));
+                    continue;
+                }
             };
             let (now, connections) = (self.plane.now(), self.plane.connections());
             let step = match signalled {
@@ -307,7 +348,7 @@ mod tests {
         let backend = Backend {
             start: |settings, _| {
                 let plane = Plane { clock: Clock::start(), drained: AtomicBool::new(false) };
-                Ok(Started { plane: Arc::new(plane), listen: settings.listen, lacks: vec!["nothing".to_owned()] })
+                Ok(Started { plane: Arc::new(plane), listen: settings.listen, secured: None, lacks: vec!["nothing".to_owned()] })
             },
         };
         let listen = format!("127.0.0.1:{port}");

@@ -147,8 +147,13 @@ impl Server {
     /// Sends SIGTERM to this process.
     pub fn terminate(&mut self) {
         self.may_exit = true;
+        self.signal(Signal::TERM);
+    }
+
+    /// Sends a signal that does not end this process.
+    pub fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.pid()).expect("a process id fits");
-        kill_process(Pid::from_raw(pid).expect("a process id is not 0"), Signal::TERM).expect("the process can be signalled");
+        kill_process(Pid::from_raw(pid).expect("a process id is not 0"), signal).expect("the process can be signalled");
     }
 
     /// Waits for the process to end by itself.
@@ -169,7 +174,7 @@ impl Server {
     }
 
     /// Waits for the line that begins with `name` and reads the socket address behind `scheme`.
-    fn address_after(&mut self, name: &str, scheme: &str) -> SocketAddr {
+    pub fn address_after(&mut self, name: &str, scheme: &str) -> SocketAddr {
         let deadline = Deadline::after(PATIENCE);
         let mut lines = self.output.lines.lock().unwrap_or_else(PoisonError::into_inner);
         loop {

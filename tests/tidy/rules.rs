@@ -24,7 +24,7 @@ const IMPORTS: [(&str, &[&str]); 16] = [
     // Joins core, TLS and ring, and never looks inside a message.
     ("driver", &["shard", "tls", "uring", "limits", "close", "time"]),
     // Reaches a shard only by its mailbox, which the driver owns.
-    ("control", &["driver", "shard", "doctor", "web", "limits", "close", "time"]),
+    ("control", &["driver", "shard", "tls", "doctor", "web", "limits", "close", "time"]),
     // A load generator: a client on the same ring, which knows nothing of the server's decisions.
     ("capacity", &["client", "ws", "protocol", "uring", "limits", "close", "time"]),
     ("doctor", &["uring", "limits", "close", "time"]),

@@ -37,7 +37,7 @@ fn start() -> Server {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let state = Arc::new(State::default());
-    let constants = Constants { shards: 2, memory: MemoryPlan::new(1, 1_000, None).unwrap() };
+    let constants = Constants { shards: 2, memory: MemoryPlan::new(1, 1_000, false, None).unwrap() };
     let shards: Arc<dyn DataPlane> = Arc::new(Plane { clock: Clock::start() });
     Admin::new(shards, Arc::clone(&state), constants, address).start(listener).unwrap();
     Server { address, state }

@@ -76,7 +76,7 @@ pub fn effective(config: &Config, machine: &Machine) -> Result<Effective, Config
     // How the tables of the rings are cut, and so what they take, the driver decides.
     let plan = Plan::new(&limits, shards, machine.files_max).map_err(|error| error.to_string());
     let memory = plan.and_then(|plan| {
-        let memory = MemoryPlan::new(plan.fixed_bytes(), limits.connections_max, settings.memory_bytes_max)?;
+        let memory = MemoryPlan::new(plan.fixed_bytes(), limits.connections_max, settings.has_tls(), settings.memory_bytes_max)?;
         machine.memory.as_ref().map_or(Ok(()), |machine| memory.check(machine))?;
         Ok(memory)
     });

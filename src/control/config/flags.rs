@@ -35,7 +35,9 @@ fn argument(key: &Key) -> Arg {
     match key.kind {
         // `--echo` alone switches on; `--echo=false` overrides a file.
         Kind::Switch => argument.num_args(0..=1).require_equals(true).default_missing_value("true"),
-        Kind::Address | Kind::Count(..) | Kind::Size(..) | Kind::Duration(..) | Kind::Seconds(..) | Kind::Word(_) => argument,
+        Kind::Address | Kind::Count(..) | Kind::Size(..) | Kind::Duration(..) | Kind::Seconds(..) | Kind::Word(_) | Kind::Paths => {
+            argument
+        }
     }
 }
 

@@ -12,6 +12,18 @@ use std::net::SocketAddr;
 pub struct Settings {
     /// Where clients connect.
     pub listen: SocketAddr,
+    /// Where clients connect over TLS; `None`: 127.0.0.1:9443 if there is a certificate, else nowhere.
+    pub tls_listen: Option<SocketAddr>,
+    /// Files of certificate chains, separated by commas.
+    pub tls_cert: Option<String>,
+    /// Files of their keys, in the same order.
+    pub tls_key: Option<String>,
+    /// Make a certificate at start, for a developer's own machine.
+    pub tls_dev: bool,
+    /// Take TLS 1.2 beside 1.3.
+    pub tls12: bool,
+    /// The record layer of open connections: one of [`RECORD_LAYERS`].
+    pub tls_records: &'static str,
     /// Where the admin HTTP listens.
     pub admin: SocketAddr,
     /// Shards; `None`: one per core.
@@ -32,10 +44,23 @@ pub struct Settings {
     pub bounds: Limits,
 }
 
+impl Settings {
+    /// Whether a TLS listener is asked for.
+    pub fn has_tls(&self) -> bool {
+        self.tls_dev || self.tls_listen.is_some() || self.tls_cert.is_some() || self.tls_key.is_some()
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Settings {
             listen: SocketAddr::from(([127, 0, 0, 1], 9000)),
+            tls_listen: None,
+            tls_cert: None,
+            tls_key: None,
+            tls_dev: false,
+            tls12: false,
+            tls_records: RECORD_LAYERS[0],
             admin: SocketAddr::from(([127, 0, 0, 1], 9001)),
             shards: None,
             memory_bytes_max: None,
@@ -66,6 +91,8 @@ pub enum Value {
     Switch(bool),
     /// One of a few words.
     Word(&'static str),
+    /// Any text.
+    Text(String),
 }
 
 /// How the text of a value is read.
@@ -85,6 +112,8 @@ pub enum Kind {
     Switch,
     /// One of these words.
     Word(&'static [&'static str]),
+    /// One or more paths.
+    Paths,
 }
 
 /// One setting.
@@ -121,7 +150,9 @@ impl Key {
             Kind::Duration(..) => "DURATION",
             Kind::Seconds(..) => "SECONDS",
             Kind::Switch => "BOOL",
-            Kind::Word(_) => "LEVEL",
+            Kind::Word(words) if words == LEVELS => "LEVEL",
+            Kind::Word(_) => "WORD",
+            Kind::Paths => "FILE[,FILE]",
         }
     }
 
@@ -153,6 +184,8 @@ impl Key {
                 Some(word) => Value::Word(word),
                 None => return Err(format!("{text:?} is not one of {}", words.join(", "))),
             },
+            Kind::Paths if text.split(',').any(|path| path.trim().is_empty()) => return Err(format!("{text:?} has an empty path")),
+            Kind::Paths => Value::Text(text.to_owned()),
         };
         self.check_range(&value)?;
         Ok(value)
@@ -171,7 +204,7 @@ impl Key {
         let write = |number| match self.kind {
             Kind::Size(..) => format_size(number),
             Kind::Duration(..) | Kind::Seconds(..) => format_duration(number),
-            Kind::Address | Kind::Count(..) | Kind::Switch | Kind::Word(_) => number.to_string(),
+            Kind::Address | Kind::Count(..) | Kind::Switch | Kind::Word(_) | Kind::Paths => number.to_string(),
         };
         Err(format!("{} is out of range: {} to {}", write(number), write(low), write(high)))
     }
@@ -187,6 +220,7 @@ impl std::fmt::Display for Value {
             Value::Duration(ms) => formatter.write_str(&format_duration(*ms)),
             Value::Switch(on) => write!(formatter, "{on}"),
             Value::Word(word) => formatter.write_str(word),
+            Value::Text(text) => formatter.write_str(text),
         }
     }
 }
@@ -197,6 +231,7 @@ impl Value {
         match self {
             Value::Count(_) | Value::Switch(_) => self.to_string(),
             Value::Auto | Value::Address(_) | Value::Size(_) | Value::Duration(_) | Value::Word(_) => format!("\"{self}\""),
+            Value::Text(text) => toml::Value::from(text.as_str()).to_string(),
         }
     }
 }
@@ -204,6 +239,8 @@ impl Value {
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 const HOUR_MS: u64 = 3_600_000;
+/// Record layers of TLS connections: our own, and rustls' that it is compared with.
+pub const RECORD_LAYERS: &[&str] = &["compact", "rustls"];
 const LEVELS: &[&str] = &["off", "error", "warn", "info", "debug", "trace"];
 
 /// Rows of the table: `name, kind, auto|plain, common|rare, doc, [path of the field], wrapping` where the wrapping names how the
@@ -220,6 +257,9 @@ macro_rules! keys {
     (@flag auto) => { true }; (@flag plain) => { false };
     (@flag common) => { true }; (@flag rare) => { false };
     (@value address, $field:expr) => { Value::Address($field) };
+    (@value optional_address, $field:expr) => { $field.map_or(Value::Auto, Value::Address) };
+    (@value optional_text, $field:expr) => { $field.clone().map_or(Value::Auto, Value::Text) };
+    (@value word, $field:expr) => { Value::Word($field) };
     (@value count, $field:expr) => { Value::Count($field as u64) };
     (@value optional_count, $field:expr) => { $field.map_or(Value::Auto, |count| Value::Count(count as u64)) };
     (@value size, $field:expr) => { Value::Size($field as u64) };
@@ -231,6 +271,11 @@ macro_rules! keys {
         Value::Word(LEVELS.iter().find(|word| **word == $field.to_string()).copied().unwrap_or("info"))
     };
     (@set address, $field:expr, $value:ident) => { if let Value::Address(address) = $value { $field = address } };
+    (@set optional_address, $field:expr, $value:ident) => {
+        $field = if let Value::Address(address) = $value { Some(address) } else { None }
+    };
+    (@set optional_text, $field:expr, $value:ident) => { $field = if let Value::Text(text) = $value { Some(text) } else { None } };
+    (@set word, $field:expr, $value:ident) => { if let Value::Word(word) = $value { $field = word } };
     (@set count, $field:expr, $value:ident) => { if let Value::Count(number) = $value { $field = number as _ } };
     (@set optional_count, $field:expr, $value:ident) => {
         $field = if let Value::Count(number) = $value { Some(number as _) } else { None }
@@ -249,6 +294,18 @@ macro_rules! keys {
 keys! {
     "listen" Kind::Address, plain, common, [listen] as address,
         "Where clients connect";
+    "tls-listen" Kind::Address, auto, common, [tls_listen] as optional_address,
+        "Where clients connect over TLS (auto: 127.0.0.1:9443 with a certificate, else nowhere)";
+    "tls-cert" Kind::Paths, auto, common, [tls_cert] as optional_text,
+        "Certificate chains in PEM, chosen by name; read again when they change and at SIGHUP (auto: none)";
+    "tls-key" Kind::Paths, auto, common, [tls_key] as optional_text,
+        "Their private keys in PEM, in the same order (auto: none)";
+    "tls-dev" Kind::Switch, plain, common, [tls_dev] as switch,
+        "Make a certificate for development, which nobody else can trust";
+    "tls12" Kind::Switch, plain, rare, [tls12] as switch,
+        "Take TLS 1.2 too; such a connection costs about 4 KiB more";
+    "tls-records" Kind::Word(RECORD_LAYERS), plain, rare, [tls_records] as word,
+        "Record layer of TLS connections: compact, or rustls' to compare with, about 4 KiB more each";
     "admin" Kind::Address, plain, common, [admin] as address,
         "Where /metrics, /healthz and /readyz are served";
     "shards" Kind::Count(1, limits::SHARDS_MAX as u64), auto, common, [shards] as optional_count,
@@ -326,9 +383,14 @@ mod tests {
     fn names_are_unique_and_make_good_variables() {
         for (index, key) in KEYS.iter().enumerate() {
             assert!(KEYS[..index].iter().all(|other| other.name != key.name));
-            assert!(key.name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-'), "{}", key.name);
+            assert!(
+                key.name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-'),
+                "{}",
+                key.name
+            );
         }
-        assert_eq!(KEYS[3].variable(), "THRONG_CONNECTIONS_MAX");
+        let key = KEYS.iter().find(|key| key.name == "connections-max").expect("it is there");
+        assert_eq!(key.variable(), "THRONG_CONNECTIONS_MAX");
     }
 
     #[test]

@@ -236,10 +236,11 @@ fn toml_text(key: &Key, value: &DeValue<'_>) -> Result<String, String> {
         Kind::Duration(..) => "a string such as \"12s\"",
         Kind::Seconds(..) => "an integer of seconds or a string such as \"12s\"",
         Kind::Switch => "true or false",
-        Kind::Word(_) => "a string",
+        Kind::Word(_) | Kind::Paths => "a string",
     };
     let takes_integer = matches!(key.kind, Kind::Count(..) | Kind::Size(..) | Kind::Seconds(..));
-    let takes_string = matches!(key.kind, Kind::Address | Kind::Size(..) | Kind::Duration(..) | Kind::Seconds(..) | Kind::Word(_));
+    let takes_string =
+        matches!(key.kind, Kind::Address | Kind::Size(..) | Kind::Duration(..) | Kind::Seconds(..) | Kind::Word(_) | Kind::Paths);
     match value {
         DeValue::Integer(integer) if takes_integer => i128::from_str_radix(integer.as_str(), integer.radix())
             .map(|number| number.to_string())

@@ -15,6 +15,7 @@ use super::data_plane::{LAG_BOUNDS_US, Snapshot};
 use super::memory::MemoryPlan;
 use crate::close::CloseReason;
 use crate::shard::stats::{MemoryUse, Refusal};
+use crate::tls::HandshakeResult;
 use metrics::{Counter, Gauge, Key, KeyName, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use std::collections::BTreeMap;
@@ -56,6 +57,7 @@ pub struct Exporter {
     closes: Vec<Handle>,
     refusals: Vec<Handle>,
     memory: Vec<Handle>,
+    tls_handshakes: Vec<Handle>,
     ready: Gauge,
     /// For series whose labels are not known beforehand.
     recorder: std::sync::Arc<PrometheusRecorder>,
@@ -110,6 +112,13 @@ impl Exporter {
             "reason",
             Refusal::ALL.iter().map(|reason| reason.label()).collect(),
         );
+        let tls_handshakes = labelled(
+            Kind::Counter,
+            "throng_tls_handshakes_total",
+            "TLS handshakes, by how they ended",
+            "result",
+            HandshakeResult::ALL.iter().map(|result| result.label()).collect(),
+        );
         let memory = labelled(
             Kind::Gauge,
             "throng_memory_bytes",
@@ -133,7 +142,7 @@ impl Exporter {
         let handle = recorder.handle();
         // A second exporter of the process (as in tests) keeps its own series and leaves the first one's recorder in place.
         let _ = metrics::set_global_recorder(std::sync::Arc::clone(&recorder));
-        Exporter { handle, totals, shards, closes, refusals, memory, ready, recorder }
+        Exporter { handle, totals, shards, closes, refusals, memory, tls_handshakes, ready, recorder }
     }
 
     /// The text of a scrape: `text/plain; version=0.0.4`.
@@ -161,6 +170,7 @@ impl Exporter {
         };
         sum(&self.closes, &|snapshot, index| snapshot.shard.closes[index]);
         sum(&self.refusals, &|snapshot, index| snapshot.shard.refusals[index]);
+        sum(&self.tls_handshakes, &|snapshot, index| snapshot.driver.handshakes[index]);
         sum(&self.memory, &|snapshot, index| snapshot.shard.memory_bytes[index]);
         // As many series as there are errnos that accept(2) knows.
         let mut errnos = BTreeMap::<i32, u64>::new();
@@ -225,7 +235,7 @@ mod tests {
     use super::*;
 
     fn exporter(shards: usize) -> Exporter {
-        Exporter::new(Constants { shards, memory: MemoryPlan::new(1 << 20, 1_000, None).unwrap() })
+        Exporter::new(Constants { shards, memory: MemoryPlan::new(1 << 20, 1_000, false, None).unwrap() })
     }
 
     fn snapshot(connections: u64) -> Snapshot {
