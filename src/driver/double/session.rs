@@ -5,8 +5,8 @@
 //! run lasts: so its session always goes on, each of its commands takes effect, once and in order, and of the others' publications
 //! it misses none but those that it was told of.
 //!
-//! One thing may cost it the session: a message behind its `connect` confirms a token that it has not read yet, and if the connection
-//! ends then, the token that it has does not hold any more.
+//! One thing may cost it the session: a message behind its `connect` confirms a token that it has not read yet, and if it leaves the
+//! connection then, at once or after another one has gone on, the token that it has does not hold any more.
 
 use super::Seen;
 use super::peer::{Kind, Peer, REQUEST, TEXT};
@@ -207,8 +207,8 @@ impl Peer {
             self.last.clear();
             return self.send_again(0);
         }
+        // It stays uncertain: what it left behind may arrive only now, and take the session away from this connection.
         session.welcomed = true;
-        session.uncertain = false;
         assert_eq!(json["resumed"], session.asked, "peer {number}: whether its session goes on");
         let next = json["nextSeq"].as_u64().expect("a welcome has a number");
         assert!(session.acked < next && next <= session.next_seq, "peer {number} is at {}: {json}", session.next_seq);
