@@ -28,6 +28,8 @@ trap 'stop_bun; stop_server' EXIT
 
 start_server --echo --shards 1 || exit 1
 taskset -a -p -c "$server_core" "$server_pid" >/dev/null || exit 1
+# What an earlier run has left there would be taken for this one's.
+: >"$work/bun.log"
 # The file itself, not npm's link to it: what is measured must be the process that serves.
 taskset -c "$server_core" "$(readlink -f "$bun")" tests/peers/bun.js >"$work/bun.log" 2>&1 </dev/null &
 bun_pid=$!
