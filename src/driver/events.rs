@@ -191,7 +191,7 @@ impl<H: Host> EventLoop<H> {
                         Heard::Closed => self.handle_end_of_stream(key),
                         Heard::Failed(failure) => {
                             tracing::debug!(shard = self.id.0, %failure, "TLS ends a connection");
-                            self.end(key, Ended::Error);
+                            self.end_or_stay(key);
                         }
                     }
                 } else if self.connections.has(key, Flag::Paused) {
@@ -347,13 +347,17 @@ impl<H: Host> EventLoop<H> {
     pub(super) fn end_largest_stashes(&mut self) {
         while let Some(key) = self.stashes.excess(|key| !self.connections.has(key, Flag::Given)) {
             self.stats.stash_evictions += 1;
-            if self.connections.has(key, Flag::Moving) {
-                // It stays when its turn to go comes: some of what goes with it is lost.
-                self.connections.put(key, Flag::Ended, true);
-                self.discard_stash(key);
-            } else {
-                self.end(key, Ended::Error);
-            }
+            self.end_or_stay(key);
+        }
+    }
+
+    /// Ends a connection of which something is lost. The core of one that moves is not told: it stays when its turn to go comes.
+    fn end_or_stay(&mut self, key: Key) {
+        if self.connections.has(key, Flag::Moving) {
+            self.connections.put(key, Flag::Ended, true);
+            self.discard_stash(key);
+        } else {
+            self.end(key, Ended::Error);
         }
     }
 
