@@ -150,6 +150,12 @@ impl std::fmt::Debug for Secure {
     }
 }
 
+/// The layer of a slot, if it holds a connection over TLS.
+fn find<'layers>(places: &[u32], layers: &'layers mut Slab<Layer>, slot: u32) -> Option<&'layers mut Layer> {
+    let place = places.get(slot as usize)?.checked_sub(1)?;
+    layers.get_mut(place as usize)
+}
+
 impl Secure {
     /// For a shard of so many slots.
     pub(super) fn new(config: Option<Config>, slots: usize) -> Secure {
@@ -189,8 +195,7 @@ impl Secure {
     }
 
     fn layer(&mut self, slot: u32) -> Option<&mut Layer> {
-        let place = self.places.get(slot as usize)?.checked_sub(1)?;
-        self.layers.get_mut(place as usize)
+        find(&self.places, &mut self.layers, slot)
     }
 
     // ---- a connection's life --------------------------------------------------------------------------------------------
@@ -243,8 +248,7 @@ impl Secure {
         mut deliver: impl FnMut(&mut [u8]),
     ) -> (Heard, Option<HandshakeResult>) {
         let Secure { layers, places, keys, due, shaking, bytes: kept, .. } = self;
-        let place = places.get(slot as usize).and_then(|place| place.checked_sub(1));
-        let Some(layer) = place.and_then(|place| layers.get_mut(place as usize)) else { return (Heard::More, None) };
+        let Some(layer) = find(places, layers, slot) else { return (Heard::More, None) };
         *kept -= layer.kept();
         let heard = layer.receive(slot, bytes, keys, due, shaking, &mut deliver);
         layer.tidy();
@@ -261,9 +265,8 @@ impl Secure {
 
     /// Seals a send of the core's: all of it, or as much as goes into one submission.
     pub(super) fn seal(&mut self, ticket: u32, slot: u32, bytes: &[u8]) {
-        let Some(place) = self.places.get(slot as usize).and_then(|place| place.checked_sub(1)) else { return };
-        let Secure { layers, keys, cipher, sealed, bytes: kept, .. } = self;
-        let Some(layer) = layers.get_mut(place as usize) else { return };
+        let Secure { layers, places, keys, cipher, sealed, bytes: kept, .. } = self;
+        let Some(layer) = find(places, layers, slot) else { return };
         *kept -= layer.kept();
         let start = cipher.len();
         let mut skip = 0;
@@ -320,9 +323,8 @@ impl Secure {
 
     /// Our direction of a connection ends: collects the last that TLS has to say, unless earlier bytes still wait for the socket.
     pub(super) fn say_last(&mut self, slot: u32, is_closed: bool) {
-        let Some(place) = self.places.get(slot as usize).and_then(|place| place.checked_sub(1)) else { return };
-        let Secure { layers, keys, due, bytes: kept, .. } = self;
-        let Some(layer) = layers.get_mut(place as usize) else { return };
+        let Secure { layers, places, keys, due, bytes: kept, .. } = self;
+        let Some(layer) = find(places, layers, slot) else { return };
         *kept -= layer.kept();
         let mut out = Vec::new();
         if let Phase::Open(records) = &mut layer.phase
@@ -336,9 +338,8 @@ impl Secure {
     }
 
     fn push_own(&mut self, slot: u32, is_last: bool) -> bool {
-        let Some(place) = self.places.get(slot as usize).and_then(|place| place.checked_sub(1)) else { return false };
-        let Secure { layers, cipher, own, bytes: kept, .. } = self;
-        let Some(aside) = layers.get_mut(place as usize).and_then(|layer| layer.aside.as_mut()) else { return false };
+        let Secure { layers, places, cipher, own, bytes: kept, .. } = self;
+        let Some(aside) = find(places, layers, slot).and_then(|layer| layer.aside.as_mut()) else { return false };
         // One that waits for its socket is taken when there is room.
         if aside.unsent.is_empty() {
             return false;
@@ -383,9 +384,8 @@ impl Secure {
 
     /// Keeps sealed bytes that the socket did not take, before anything that became unsent since.
     fn keep(&mut self, slot: u32, rest: Range<usize>, owes: Option<bool>) {
-        let Some(place) = self.places.get(slot as usize).and_then(|place| place.checked_sub(1)) else { return };
-        let Secure { layers, cipher, bytes: kept_in_all, .. } = self;
-        let Some(layer) = layers.get_mut(place as usize) else { return };
+        let Secure { layers, places, cipher, bytes: kept_in_all, .. } = self;
+        let Some(layer) = find(places, layers, slot) else { return };
         *kept_in_all += rest.len();
         let aside = layer.aside.get_or_insert_default();
         let mut kept = cipher[rest].to_vec();
